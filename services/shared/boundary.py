@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The boundary: the one place where calls come in and failures go out.
+
+For each call, in this order: identity, policy, deadline, in-flight budget, the servicer's method,
+then one canonical log line. A servicer returns messages and raises ServiceError; only this module
+aborts a call. An unknown exception becomes INTERNAL with a fixed sentence and is logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import grpc
+import grpc.aio
+import structlog
+from grpc_status import rpc_status
+
+from services.shared.errors import (
+    DeadlineTooShortError,
+    InternalError,
+    OverloadedError,
+    ServiceError,
+)
+from services.shared.logging import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+
+    from services.shared.clock import Clock
+    from services.shared.identity import Policy
+    from services.shared.status import StatusTable
+
+UNARY_SECONDS_DEFAULT = 60.0
+STREAM_SECONDS_MAX = 600.0
+DEADLINE_SECONDS_MIN = 0.02
+IN_FLIGHT_MAX_DEFAULT = 2048
+OVERLOAD_RETRY_SECONDS = 0.5
+
+_HEALTH = "/grpc.health.v1.Health/"
+_REFLECTION = "/grpc.reflection."
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+log = get_logger()
+
+
+class Authenticator(Protocol):
+    """Knows who calls."""
+
+    def identify(self, metadata: Mapping[str, str | bytes]) -> str:
+        """Return the caller's identity; raises UnauthenticatedError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """
+    The call being served.
+
+    Args:
+        rpc: Full method name, `/package.Service/Method`.
+        identity: Who calls.
+        deadline: When it must have ended, on the clock's monotonic scale.
+        clock: The clock it is served on.
+    """
+
+    rpc: str
+    identity: str
+    deadline: float
+    clock: Clock
+
+    def time_remaining(self) -> float:
+        """Return the seconds left, zero or more."""
+        return max(0.0, self.deadline - self.clock.monotonic())
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """
+    What is known of a call when it has ended.
+
+    Args:
+        rpc: Full method name.
+        identity: Who called; empty if that was refused.
+        code: gRPC code by name.
+        reason: ErrorInfo reason, empty on success.
+        seconds: How long it took.
+    """
+
+    rpc: str
+    identity: str
+    code: str
+    reason: str
+    seconds: float
+
+
+_current: contextvars.ContextVar[Call] = contextvars.ContextVar("ownkey_call")
+
+
+def current_call() -> Call | None:
+    """Return the call being served by this task; None outside of one."""
+    return _current.get(None)
+
+
+class _Ended:
+    """How a call ended, filled in while it runs."""
+
+    __slots__ = ("code", "identity", "reason")
+
+    def __init__(self) -> None:
+        self.code, self.reason, self.identity = grpc.StatusCode.OK.name, "", ""
+
+
+class Boundary(grpc.aio.ServerInterceptor):
+    """
+    The interceptor that stands before every servicer.
+
+    Args:
+        table: The service's failures.
+        authenticator: Knows who calls.
+        policy: Who may call what.
+        clock: Time.
+        in_flight_max: Calls served at once; more are refused with OVERLOADED.
+        observe: Told of every call that has ended: the hook for metrics.
+    """
+
+    def __init__(
+        self,
+        *,
+        table: StatusTable,
+        authenticator: Authenticator,
+        policy: Policy,
+        clock: Clock,
+        in_flight_max: int = IN_FLIGHT_MAX_DEFAULT,
+        observe: Callable[[CallRecord], None] = lambda _record: None,
+    ) -> None:
+        self._table = table
+        self._authenticator = authenticator
+        self._policy = policy
+        self._clock = clock
+        self._in_flight_max = in_flight_max
+        self._in_flight = 0
+        self._observe = observe
+        self._handlers: dict[str, Handler] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """Wrap a method's handler, once for each method."""
+        method = handler_call_details.method
+        if method.startswith((_HEALTH, _REFLECTION)):
+            return await continuation(handler_call_details)
+        known = self._handlers.get(method)
+        if known is not None:
+            return known
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return handler
+        wrapped = self._wrap(method, handler)
+        self._handlers[method] = wrapped
+        return wrapped
+
+    def _wrap(self, rpc: str, handler: Any) -> Handler:
+        if handler.response_streaming:
+            inner = handler.stream_stream or handler.unary_stream
+
+            async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+                with self._serving(rpc) as ended:
+                    try:
+                        allowed = self._enter(
+                            rpc, request, context, ended, default_seconds=STREAM_SECONDS_MAX
+                        )
+                        async with asyncio.timeout(allowed):
+                            async for message in inner(request, context):
+                                yield message
+                    except BaseException as fault:  # noqa: BLE001 - the one task root
+                        await self._fail(fault, context, ended)
+
+            make = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+            return make(stream, handler.request_deserializer, handler.response_serializer)
+
+        async def unary(request: Any, context: Any) -> Any:
+            with self._serving(rpc) as ended:
+                try:
+                    allowed = self._enter(
+                        rpc, request, context, ended, default_seconds=UNARY_SECONDS_DEFAULT
+                    )
+                    async with asyncio.timeout(allowed):
+                        return await handler.unary_unary(request, context)
+                except BaseException as fault:  # noqa: BLE001 - the one task root
+                    await self._fail(fault, context, ended)
+
+        return grpc.unary_unary_rpc_method_handler(
+            unary, handler.request_deserializer, handler.response_serializer
+        )
+
+    @contextlib.contextmanager
+    def _serving(self, rpc: str) -> Iterator[_Ended]:
+        """Count a call in and out and write its one line."""
+        structlog.contextvars.clear_contextvars()
+        ended = _Ended()
+        started = self._clock.monotonic()
+        self._in_flight += 1
+        try:
+            yield ended
+        finally:
+            self._in_flight -= 1
+            seconds = self._clock.monotonic() - started
+            self._observe(CallRecord(rpc, ended.identity, ended.code, ended.reason, seconds))
+            log.info(
+                "rpc",
+                rpc=rpc,
+                identity=ended.identity,
+                code=ended.code,
+                reason=ended.reason,
+                duration_ms=round(seconds * 1000, 3),
+            )
+
+    def _enter(
+        self, rpc: str, request: Any, context: Any, ended: _Ended, *, default_seconds: float
+    ) -> float:
+        """Check the call and return the seconds it may take."""
+        metadata = dict(context.invocation_metadata() or ())
+        ended.identity = identity = self._authenticator.identify(metadata)
+        self._policy.check(identity, rpc)
+        asked: float | None = context.time_remaining()
+        remaining = default_seconds if asked is None else asked
+        remaining = min(remaining, STREAM_SECONDS_MAX)
+        if remaining < DEADLINE_SECONDS_MIN:
+            message = (
+                f"the deadline left {max(0.0, remaining) * 1000:.0f} ms; nothing was tried. Allow "
+                "at least a second"
+            )
+            raise DeadlineTooShortError(message)
+        if self._in_flight > self._in_flight_max:
+            message = f"{self._in_flight_max} calls are being served already; try again shortly"
+            raise OverloadedError(message, retry_after_seconds=OVERLOAD_RETRY_SECONDS)
+        deadline = self._clock.monotonic() + remaining
+        _current.set(Call(rpc=rpc, identity=identity, deadline=deadline, clock=self._clock))
+        structlog.contextvars.bind_contextvars(**_named(request))
+        return remaining
+
+    async def _fail(self, fault: BaseException, context: Any, ended: _Ended) -> None:
+        """End the call with the status of a failure; never returns."""
+        if isinstance(fault, (asyncio.CancelledError, GeneratorExit)):
+            ended.code = grpc.StatusCode.CANCELLED.name
+            raise fault
+        if isinstance(fault, TimeoutError):
+            failure: ServiceError = DeadlineTooShortError(
+                "the call's deadline passed before it ended; read the outcome by its request id, "
+                "or try again with the same one and more time"
+            )
+        elif isinstance(fault, ServiceError):
+            failure = fault
+        elif isinstance(fault, Exception):
+            log.error("rpc_failed_unexpectedly", exc_info=fault)
+            failure = InternalError(
+                "something went wrong inside the service; it is logged under this request id"
+            )
+        else:
+            raise fault
+        code, reason = self._table.row(failure)
+        ended.code, ended.reason = code.name, reason
+        await context.abort_with_status(rpc_status.to_status(self._table.to_status(failure)))
+
+
+_NAMING_FIELDS = ("request_id", "account", "parent", "name")
+
+
+def _named(request: Any) -> dict[str, str]:
+    """Return the identifiers in a request that its log line carries."""
+    found = {}
+    for name in _NAMING_FIELDS:
+        value = getattr(request, name, "")
+        if isinstance(value, str) and value:
+            found[name] = value
+    return found

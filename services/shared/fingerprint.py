@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Canonical bytes and keyed fingerprints of structured input."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from services.shared.secret import Secret
+
+LENGTH_BYTES = 8
+
+
+def canonical(parts: Sequence[bytes]) -> bytes:
+    """
+    Join parts so that no two different lists give the same bytes.
+
+    Each part is preceded by its length, eight bytes, big-endian.
+    """
+    return b"".join(len(part).to_bytes(LENGTH_BYTES, "big") + part for part in parts)
+
+
+def fingerprint(key: Secret, *, version: int, fields: Sequence[tuple[str, bytes]]) -> bytes:
+    """
+    Identify input without being able to tell what it was.
+
+    Args:
+        key: Key of the HMAC (RFC 2104).
+        version: Version of the field list; another list needs another version.
+        fields: Names and canonical values, in the list's order.
+
+    Returns:
+        32 bytes, HMAC-SHA256.
+    """
+    parts = [str(version).encode()]
+    for name, value in fields:
+        parts += [name.encode(), value]
+    return hmac.new(key.reveal_bytes(), canonical(parts), hashlib.sha256).digest()

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Schema migrations: versioned, forward only, run by Alembic (https://alembic.sqlalchemy.org).
+
+Every migration writes to `schema_version` its own number and the lowest number that code must know
+to work on the schema. Code refuses to start below that, and on a schema older than it needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from services.shared.config import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlalchemy.engine import Connection as SyncConnection
+
+    from services.shared.postgres import Database
+
+DDL_LOCK_TIMEOUT = "5s"
+RETRIES_MAX = 5
+RETRY_SECONDS = 1.0
+
+# One row that a migrating process locks, so that two never migrate at once. Advisory locks do not
+# survive a pooler in transaction mode.
+_PREPARE = """
+CREATE TABLE IF NOT EXISTS schema_version (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    version integer NOT NULL,
+    lowest_code integer NOT NULL
+)
+"""
+_SEED = "INSERT INTO schema_version (version, lowest_code) VALUES (0, 0) ON CONFLICT DO NOTHING"
+
+
+def record_version(version: int, *, lowest_code: int) -> None:
+    """
+    Write a migration's number; the last call of its `upgrade`.
+
+    Args:
+        version: The migration's number.
+        lowest_code: The lowest number that code must know to run on this schema.
+    """
+    # Imported here so that a serving process never loads Alembic.
+    import sqlalchemy  # noqa: PLC0415
+    from alembic import op  # noqa: PLC0415
+
+    op.execute(
+        sqlalchemy.text(
+            "UPDATE schema_version SET version = :version, lowest_code = :lowest"
+        ).bindparams(version=version, lowest=lowest_code)
+    )
+
+
+async def migrate(dsn: str, folder: Path) -> None:
+    """
+    Bring a database to the newest schema.
+
+    Args:
+        dsn: The database, `postgresql://...`.
+        folder: The service's `migrations` folder.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: If a migration failed; nothing of it stays.
+    """
+    # SQLAlchemy cannot express a socket folder in the host part; asyncpg's own connect can.
+    import asyncpg  # noqa: PLC0415
+    from sqlalchemy import exc, text  # noqa: PLC0415 - a serving process never loads it
+    from sqlalchemy.ext.asyncio import create_async_engine  # noqa: PLC0415
+    from sqlalchemy.pool import NullPool  # noqa: PLC0415
+
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn), poolclass=NullPool
+    )
+    try:
+        async with engine.begin() as connection:
+            await connection.execute(text(_PREPARE))
+            await connection.execute(text(_SEED))
+        for attempt in range(1, RETRIES_MAX + 1):
+            try:
+                async with engine.begin() as connection:
+                    await connection.execute(text("SELECT 1 FROM schema_version FOR UPDATE"))
+                    await connection.execute(text(f"SET LOCAL lock_timeout = '{DDL_LOCK_TIMEOUT}'"))
+                    await connection.run_sync(_upgrade, folder)
+            except exc.DBAPIError as fault:
+                # A busy table: stand back so that its users go on, then try again.
+                locked = getattr(fault.orig, "sqlstate", "") == "55P03"
+                if not locked or attempt == RETRIES_MAX:
+                    raise
+                await asyncio.sleep(RETRY_SECONDS * attempt)
+            else:
+                return
+    finally:
+        await engine.dispose()
+
+
+def _upgrade(connection: SyncConnection, folder: Path) -> None:
+    from alembic.migration import MigrationContext  # noqa: PLC0415
+    from alembic.operations import Operations  # noqa: PLC0415
+    from alembic.script import ScriptDirectory  # noqa: PLC0415
+
+    script = ScriptDirectory(str(folder))
+
+    def steps(revision: Any, _context: MigrationContext) -> Any:
+        return script._upgrade_revs("head", revision)  # noqa: SLF001 - as alembic.command does
+
+    context = MigrationContext.configure(connection, opts={"fn": steps})
+    with Operations.context(context):
+        context.run_migrations()
+
+
+async def check_schema(database: Database, *, code: int, needed: int) -> None:
+    """
+    Refuse to run on a schema that this code does not fit.
+
+    Args:
+        database: The service's database, open.
+        code: The newest schema number this code knows.
+        needed: The lowest schema number this code works on.
+
+    Raises:
+        ConfigError: If the schema is too old or too new.
+    """
+    row = None
+    if await database.fetchrow("SELECT 1 WHERE to_regclass('schema_version') IS NOT NULL"):
+        row = await database.fetchrow("SELECT version, lowest_code FROM schema_version")
+    version, lowest_code = (row["version"], row["lowest_code"]) if row else (0, 0)
+    if version < needed:
+        problem = (
+            f"the database's schema has number {version}, this code needs {needed}: run the "
+            "service's migrate command first"
+        )
+        raise ConfigError([problem])
+    if lowest_code > code:
+        problem = (
+            f"the database's schema needs code that knows number {lowest_code}, this code knows "
+            f"{code}: it is from a newer version; nothing was touched"
+        )
+        raise ConfigError([problem])

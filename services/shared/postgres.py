@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+PostgreSQL: one pool, transactions as units that are retried whole, failures in our own words.
+
+Rules:
+1. A unit of work runs in a task of its own: a caller that goes away never cuts it in half.
+2. Serialization failures and deadlocks retry the whole unit, a bounded number of times.
+3. A connection lost at COMMIT leaves the outcome unknown: the caller is told UNAVAILABLE and finds
+   the outcome by the id it sent. Nothing here repeats such a unit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+
+import asyncpg
+
+from services.shared.errors import OverloadedError, StoreUnavailableError
+from services.shared.logging import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from asyncpg.pool import PoolConnectionProxy
+
+POOL_SIZE_DEFAULT = 10
+OPEN_WAIT_SECONDS = 120.0
+OPEN_RETRY_SECONDS = 0.5
+CONNECT_SECONDS = 5.0
+ACQUIRE_SECONDS = 5.0
+COMMAND_SECONDS = 30.0
+UNIT_ATTEMPTS_MAX = 6
+UNIT_BACKOFF_SECONDS = 0.01
+UNAVAILABLE_RETRY_SECONDS = 1.0
+OVERLOADED_RETRY_SECONDS = 0.5
+
+SERVER_SETTINGS = {
+    "statement_timeout": "20s",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "30s",
+    "timezone": "UTC",
+}
+
+T = TypeVar("T")
+Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
+Isolation: TypeAlias = Literal["read_committed", "repeatable_read", "serializable"]
+
+log = get_logger()
+
+_RETRIED = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+# The server went away, or this one is no longer the primary.
+_LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InsufficientResourcesError,
+    ConnectionError,
+    OSError,
+)
+
+
+class _Connection(asyncpg.Connection):  # type: ignore[misc]
+    """A connection whose release costs no round trip: nothing here sets session state."""
+
+    def get_reset_query(self) -> str:
+        """Return no reset statement."""
+        return ""
+
+
+class Database:
+    """
+    One service's database.
+
+    Args:
+        dsn: How to reach it; may name several hosts.
+        application_name: Shown in pg_stat_activity.
+        pool_size: Connections held at most.
+    """
+
+    def __init__(
+        self, dsn: str, *, application_name: str, pool_size: int = POOL_SIZE_DEFAULT
+    ) -> None:
+        self._dsn = dsn
+        self._application_name = application_name
+        self._pool_size = pool_size
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._units: set[asyncio.Task[Any]] = set()
+
+    async def open(self, *, wait_seconds: float = OPEN_WAIT_SECONDS) -> None:
+        """
+        Connect, waiting for the server if it is away.
+
+        Args:
+            wait_seconds: How long to wait at most.
+
+        Raises:
+            StoreUnavailableError: If it stayed away.
+        """
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + wait_seconds
+        told = False
+        while True:
+            try:
+                self._pool = await self._create_pool()
+            except (*_LOST, TimeoutError, asyncpg.InvalidCatalogNameError) as fault:
+                if loop.time() >= give_up:
+                    message = (
+                        f"PostgreSQL stayed away for {wait_seconds:.0f} s; start it, or correct "
+                        "the DSN"
+                    )
+                    raise StoreUnavailableError(message) from fault
+                if not told:
+                    log.warning("waiting_for_postgresql", error=type(fault).__name__)
+                    told = True
+                await asyncio.sleep(OPEN_RETRY_SECONDS)
+            else:
+                return
+
+    async def close(self) -> None:
+        """Await the units under way, then close the pool."""
+        if self._units:
+            await asyncio.gather(*self._units, return_exceptions=True)
+        if self._pool is not None:
+            await self._pool.close()
+
+    async def run(
+        self,
+        work: Callable[[Connection], Awaitable[T]],
+        *,
+        isolation: Isolation = "read_committed",
+        readonly: bool = False,
+    ) -> T:
+        """
+        Run one transaction as a unit.
+
+        Args:
+            work: Gets the connection, inside the transaction; may be called again after a
+                serialization failure, so it must have no effect outside the database.
+            isolation: The transaction's isolation level.
+            readonly: True for a transaction that only reads.
+
+        Returns:
+            What `work` returned.
+
+        Raises:
+            StoreUnavailableError: If the database cannot be reached or was lost on the way.
+            OverloadedError: If no connection was free in time, or rows stayed locked.
+        """
+
+        async def unit(connection: Connection) -> T:
+            async with connection.transaction(isolation=isolation, readonly=readonly):
+                return await work(connection)
+
+        return await self._shielded(self._retried(unit))
+
+    async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
+        """Run one statement and return its rows."""
+        return await self._shielded(self._retried(lambda c: c.fetch(query, *args)))
+
+    async def fetchrow(self, query: str, *args: Any) -> asyncpg.Record | None:
+        """Run one statement and return its first row."""
+        return await self._shielded(self._retried(lambda c: c.fetchrow(query, *args)))
+
+    async def execute(self, query: str, *args: Any) -> str:
+        """Run one statement and return its command tag."""
+        return await self._shielded(self._retried(lambda c: c.execute(query, *args)))
+
+    async def _create_pool(self) -> asyncpg.Pool[asyncpg.Record]:
+        return await asyncpg.create_pool(
+            self._dsn,
+            min_size=1,
+            max_size=self._pool_size,
+            timeout=CONNECT_SECONDS,
+            command_timeout=COMMAND_SECONDS,
+            connection_class=_Connection,
+            server_settings={**SERVER_SETTINGS, "application_name": self._application_name},
+        )
+
+    async def _shielded(self, work: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.ensure_future(work)
+        self._units.add(task)
+        task.add_done_callback(self._units.discard)
+        return await asyncio.shield(task)
+
+    async def _retried(self, unit: Callable[[Connection], Awaitable[T]]) -> T:
+        for attempt in range(1, UNIT_ATTEMPTS_MAX + 1):
+            try:
+                return await self._once(unit)
+            except _RETRIED as fault:
+                log.info("unit_retried", sqlstate=fault.sqlstate, attempt=attempt)
+                # Jitter keeps two units from meeting again at once.
+                await asyncio.sleep(UNIT_BACKOFF_SECONDS * 2**attempt * random.random())  # noqa: S311
+        message = (
+            "the same rows were changed by others at the same time, again and again; try again"
+        )
+        raise OverloadedError(message, retry_after_seconds=OVERLOADED_RETRY_SECONDS)
+
+    async def _once(self, unit: Callable[[Connection], Awaitable[T]]) -> T:
+        if self._pool is None:
+            message = "the database is not open"
+            raise RuntimeError(message)
+        try:
+            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+                return await unit(connection)
+        except asyncpg.LockNotAvailableError as fault:
+            message = "the rows stayed locked by others; try again shortly"
+            raise OverloadedError(message, retry_after_seconds=OVERLOADED_RETRY_SECONDS) from fault
+        except TimeoutError as fault:
+            message = "the database did not answer in time; try again with the same request id"
+            raise StoreUnavailableError(
+                message, retry_after_seconds=UNAVAILABLE_RETRY_SECONDS
+            ) from fault
+        except _LOST as fault:
+            log.warning("database_lost", error=type(fault).__name__)
+            message = (
+                "the database cannot be reached or was lost on the way; try again with the same "
+                "request id, which finds the outcome if there is one"
+            )
+            raise StoreUnavailableError(
+                message, retry_after_seconds=UNAVAILABLE_RETRY_SECONDS
+            ) from fault

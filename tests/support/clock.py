@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A clock that tests move by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class ManualClock:
+    """
+    Stands still until `advance`; a sleeper wakes when its time has come.
+
+    Args:
+        start: The wall clock's time at the beginning.
+    """
+
+    def __init__(self, start: datetime = EPOCH) -> None:
+        self._start = start
+        self._elapsed = 0.0
+        self._sleepers: list[tuple[float, asyncio.Event]] = []
+
+    def now(self) -> datetime:
+        """Return the wall clock's time."""
+        return self._start + timedelta(seconds=self._elapsed)
+
+    def monotonic(self) -> float:
+        """Return the seconds advanced so far."""
+        return self._elapsed
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait until the clock was advanced that far."""
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        event = asyncio.Event()
+        self._sleepers.append((self._elapsed + seconds, event))
+        await event.wait()
+
+    def advance(self, seconds: float) -> None:
+        """Move the clock and wake whoever is due."""
+        self._elapsed += seconds
+        for due, event in self._sleepers:
+            if due <= self._elapsed:
+                event.set()
+        self._sleepers = [(due, event) for due, event in self._sleepers if not event.is_set()]

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration is read at once, and every fault of it is told at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from services.shared.config import (
+    ConfigError,
+    choice,
+    listen_address,
+    load,
+    read_secret_file,
+    setting,
+    whole,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PREFIX = "OWNKEY_SAMPLE_"
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    listen: str = setting("OWNKEY_SAMPLE_LISTEN", "where to serve", parse=listen_address)
+    workers: int = setting(
+        "OWNKEY_SAMPLE_WORKERS", "how many work at once", default=4, parse=whole(1, 9)
+    )
+    style: str = setting(
+        "OWNKEY_SAMPLE_STYLE", "how logs look", default="json", parse=choice("json", "console")
+    )
+
+
+def test_values_and_defaults_are_read() -> None:
+    config = load(SampleConfig, {"OWNKEY_SAMPLE_LISTEN": "127.0.0.1:0"}, prefix=PREFIX)
+    assert config == SampleConfig(listen="127.0.0.1:0", workers=4, style="json")
+
+
+def test_all_problems_are_told_at_once() -> None:
+    environ = {"OWNKEY_SAMPLE_WORKERS": "10", "OWNKEY_SAMPLE_STILE": "json", "PATH": "/bin"}
+    with pytest.raises(ConfigError) as failure:
+        load(SampleConfig, environ, prefix=PREFIX)
+    text = " ".join(failure.value.problems)
+    assert len(failure.value.problems) == 3
+    assert "the nearest one is OWNKEY_SAMPLE_STYLE" in text
+    assert "OWNKEY_SAMPLE_LISTEN is required" in text
+    assert "from 1 to 9" in text
+
+
+@pytest.mark.requirement("O5")
+@pytest.mark.parametrize(
+    "address", ["0.0.0.0:7101", "10.0.0.1:7101", "[::]:7101", "7101", "127.0.0.1:x"]
+)
+def test_plain_text_is_served_on_loopback_only(address: str) -> None:
+    with pytest.raises(ConfigError):
+        load(SampleConfig, {"OWNKEY_SAMPLE_LISTEN": address}, prefix=PREFIX)
+
+
+class TestSecretFiles:
+    def test_a_private_file_is_read_and_stripped(self, tmp_path: Path) -> None:
+        path = tmp_path / "token"
+        path.write_text(" canary-token \n")
+        path.chmod(0o600)
+        assert read_secret_file(path).reveal() == "canary-token"
+
+    def test_a_file_that_others_may_read_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "token"
+        path.write_text("canary-token")
+        path.chmod(0o640)
+        with pytest.raises(ConfigError, match="chmod 600") as failure:
+            read_secret_file(path)
+        assert "canary" not in str(failure.value)
+
+    @pytest.mark.parametrize("content", ["", " \n", "x" * 70_000])
+    def test_an_empty_or_oversized_file_is_refused(self, tmp_path: Path, content: str) -> None:
+        path = tmp_path / "token"
+        path.write_text(content)
+        path.chmod(0o600)
+        with pytest.raises(ConfigError, match="must hold"):
+            read_secret_file(path)
+
+    def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="cannot be read"):
+            read_secret_file(tmp_path / "none")
