@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import grpc
 import grpc.aio
 import structlog
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
 from services.shared.errors import (
     DeadlineTooShortError,
     InternalError,
+    InvalidArgumentError,
     OverloadedError,
     ServiceError,
 )
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 UNARY_SECONDS_DEFAULT = 60.0
 STREAM_SECONDS_MAX = 600.0
 DEADLINE_SECONDS_MIN = 0.02
+REQUEST_BYTES_MAX_DEFAULT = 4 * 1024 * 1024
 IN_FLIGHT_MAX_DEFAULT = 2048
 OVERLOAD_RETRY_SECONDS = 0.5
 
@@ -126,6 +129,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         policy: Who may call what.
         clock: Time.
         in_flight_max: Calls served at once; more are refused with OVERLOADED.
+        request_bytes_max: Largest request message taken.
         observe: Told of every call that has ended: the hook for metrics.
     """
 
@@ -137,8 +141,10 @@ class Boundary(grpc.aio.ServerInterceptor):
         policy: Policy,
         clock: Clock,
         in_flight_max: int = IN_FLIGHT_MAX_DEFAULT,
+        request_bytes_max: int = REQUEST_BYTES_MAX_DEFAULT,
         observe: Callable[[CallRecord], None] = lambda _record: None,
     ) -> None:
+        self.request_bytes_max = request_bytes_max
         self._table = table
         self._authenticator = authenticator
         self._policy = policy
@@ -168,8 +174,12 @@ class Boundary(grpc.aio.ServerInterceptor):
         return wrapped
 
     def _wrap(self, rpc: str, handler: Any) -> Handler:
+        read = _reader(handler.request_deserializer, bytes_max=self.request_bytes_max)
         if handler.response_streaming:
             inner = handler.stream_stream or handler.unary_stream
+            check: Callable[[Any], Any] = (
+                _readable_stream if handler.request_streaming else _readable
+            )
 
             async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
                 with self._serving(rpc) as ended:
@@ -178,7 +188,7 @@ class Boundary(grpc.aio.ServerInterceptor):
                             rpc, request, context, ended, default_seconds=STREAM_SECONDS_MAX
                         )
                         async with asyncio.timeout(allowed):
-                            async for message in inner(request, context):
+                            async for message in inner(check(request), context):
                                 yield message
                     except BaseException as fault:  # noqa: BLE001 - the one task root
                         await self._fail(fault, context, ended)
@@ -188,7 +198,7 @@ class Boundary(grpc.aio.ServerInterceptor):
                 if handler.request_streaming
                 else grpc.unary_stream_rpc_method_handler
             )
-            return make(stream, handler.request_deserializer, handler.response_serializer)
+            return make(stream, read, handler.response_serializer)
 
         async def unary(request: Any, context: Any) -> Any:
             with self._serving(rpc) as ended:
@@ -197,13 +207,11 @@ class Boundary(grpc.aio.ServerInterceptor):
                         rpc, request, context, ended, default_seconds=UNARY_SECONDS_DEFAULT
                     )
                     async with asyncio.timeout(allowed):
-                        return await handler.unary_unary(request, context)
+                        return await handler.unary_unary(_readable(request), context)
                 except BaseException as fault:  # noqa: BLE001 - the one task root
                     await self._fail(fault, context, ended)
 
-        return grpc.unary_unary_rpc_method_handler(
-            unary, handler.request_deserializer, handler.response_serializer
-        )
+        return grpc.unary_unary_rpc_method_handler(unary, read, handler.response_serializer)
 
     @contextlib.contextmanager
     def _serving(self, rpc: str) -> Iterator[_Ended]:
@@ -273,6 +281,45 @@ class Boundary(grpc.aio.ServerInterceptor):
         code, reason = self._table.row(failure)
         ended.code, ended.reason = code.name, reason
         await context.abort_with_status(rpc_status.to_status(self._table.to_status(failure)))
+
+
+class _Unreadable:
+    """
+    Stands for a request that is no message, until the call may fail with its own status.
+
+    What a deserializer raises would reach the caller as UNKNOWN, with the library's text.
+    """
+
+    def __init__(self, advice: str) -> None:
+        self.advice = advice
+
+
+def _reader(deserialize: Callable[[bytes], Any], *, bytes_max: int) -> Callable[[bytes], Any]:
+    def read(data: bytes) -> Any:
+        if len(data) > bytes_max:
+            return _Unreadable(
+                f"the request is {len(data)} bytes, {bytes_max} is the most; send less at once"
+            )
+        try:
+            return deserialize(data)
+        except DecodeError:
+            return _Unreadable(
+                "the request's bytes are no message of this RPC; send it with stubs made from the "
+                "service's own protos"
+            )
+
+    return read
+
+
+def _readable(request: Any) -> Any:
+    if isinstance(request, _Unreadable):
+        raise InvalidArgumentError(request.advice)
+    return request
+
+
+async def _readable_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _readable(request)
 
 
 _NAMING_FIELDS = ("request_id", "account", "parent", "name")

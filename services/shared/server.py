@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from services.shared.boundary import Boundary
 
 DRAIN_SECONDS_DEFAULT = 30.0
-MESSAGE_BYTES_MAX_DEFAULT = 4 * 1024 * 1024
+RECEIVE_FACTOR = 2
 CONNECTION_STREAMS_MAX = 4096
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h
 
@@ -46,7 +46,6 @@ class ServerSpec:
         services: Full names of its gRPC services.
         register: Adds the servicers to the server.
         boundary: Stands before all of them.
-        receive_bytes_max: Largest message taken.
         drain_seconds: How long running calls may go on after a stop was asked for.
     """
 
@@ -54,7 +53,6 @@ class ServerSpec:
     services: Sequence[str]
     register: Callable[[grpc.aio.Server], None]
     boundary: Boundary
-    receive_bytes_max: int = MESSAGE_BYTES_MAX_DEFAULT
     drain_seconds: float = DRAIN_SECONDS_DEFAULT
 
 
@@ -96,7 +94,9 @@ async def start(spec: ServerSpec) -> RunningServer:
         ConfigError: If the address cannot be listened on.
     """
     options = [
-        ("grpc.max_receive_message_length", spec.receive_bytes_max),
+        # Past what is taken, so that a message a little too large is refused by the boundary, with
+        # a reason; far past it, gRPC drops it unread.
+        ("grpc.max_receive_message_length", RECEIVE_FACTOR * spec.boundary.request_bytes_max),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", CONNECTION_STREAMS_MAX),
         ("grpc.so_reuseport", 0),

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every task of this project is one target here. `make help` lists them.
+
+PYTHON ?= python3
+KEK ?= local
+STATE ?= .ownkey
+SAMPLES ?= ../shared/samples
+# Arguments handed to pytest: make test-only TESTS=tests/unit/ledger
+TESTS ?= tests
+
+VENV := .venv
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.runtime-installed
+DEV := $(VENV)/.dev-installed
+STUBS := build/stubs/.generated
+GOOGLEAPIS := build/googleapis/.copied
+
+PROTOS := $(sort $(shell find protos -name '*.proto' 2>/dev/null))
+# Folders of Python that are held to mypy's strict mode, as far as they exist.
+TYPED := $(foreach folder,services simulator client deploy,\
+	$(if $(shell find $(folder) -name '*.py' -print -quit 2>/dev/null),$(folder)))
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	--require-hashes --no-deps
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help run tour test test-only check format lint types protos samples requirements \
+	stubs venv vault lock clean
+
+help: ## Lists the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(RUNTIME) $(STUBS) ## Starts the whole suite, walks through it once, serves until interrupted
+	@$(BIN)/python -m deploy.local run --state $(STATE) --kek $(KEK)
+
+tour: $(RUNTIME) $(STUBS) ## Takes the same walk in a temporary folder, then stops
+	@$(BIN)/python -m deploy.local tour --kek $(KEK)
+
+test: check vault ## Runs everything that CI runs: the checks and all tests
+	@$(BIN)/python -m pytest $(TESTS)
+
+test-only: $(DEV) $(STUBS) ## Runs the tests named by TESTS, without the checks
+	@$(BIN)/python -m pytest $(TESTS)
+
+check: format lint types protos ## Runs format, lint, types, protos and import directions
+	@$(BIN)/python -m pytest --quiet tests/architecture
+
+format: $(DEV) ## Checks the layout of the Python code
+	@$(BIN)/python -m ruff format --check --quiet . || \
+		{ echo 'The files above are not formatted; run: $(BIN)/ruff format .' >&2; exit 1; }
+
+lint: $(DEV) ## Checks the Python code with ruff
+	@$(BIN)/python -m ruff check --quiet .
+
+types: $(DEV) $(STUBS) ## Checks the types with mypy in strict mode
+	@$(BIN)/python -m mypy $(TYPED)
+
+protos: $(DEV) $(GOOGLEAPIS) ## Checks the protos with buf
+	@$(BIN)/buf lint
+	@$(BIN)/buf format --diff --exit-code protos
+
+samples: $(DEV) $(STUBS) ## Decodes every recording listed under SAMPLES
+	@$(BIN)/python -m tests.samples $(SAMPLES)
+
+requirements: $(DEV) ## Prints each requirement id with its tests, or `missing`
+	@$(BIN)/python -m tests.support.requirements
+
+stubs: $(STUBS) ## Generates the Python stubs from protos/
+
+venv: $(DEV) ## Makes the virtual environment with everything in it
+
+vault: $(DEV) ## Finds HashiCorp Vault on PATH, or builds it once into a cache
+	@$(BIN)/python -m deploy.vault
+
+lock: $(DEV) ## Pins requirements*.in anew, with hashes
+	@$(BIN)/python -m piptools compile $(PIN) --output-file requirements.txt requirements.in
+	@$(BIN)/python -m piptools compile $(PIN) --output-file requirements-dev.txt requirements-dev.in
+
+clean: ## Removes what make made; the state of `make run` stays
+	@rm -rf build $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+PIN := --quiet --generate-hashes --allow-unsafe --strip-extras --no-header \
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links
+
+# The environment is made anew when its Python is gone, and filled anew when a list changed.
+# The .pth file puts the checkout and the generated stubs on the path, relative to itself.
+$(RUNTIME): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Ownkey needs Python 3.11 or newer, this is " + \
+		sys.version.split()[0] + "; try: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	@echo 'Installing the packages of requirements.txt into $(VENV)'
+	@$(BIN)/python -c '' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	@$(PIP_INSTALL) --requirement requirements.txt
+	@site=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+		printf '../../../..\n../../../../build/stubs\n' > "$$site/ownkey.pth"
+	@touch $@
+
+$(DEV): requirements-dev.txt $(RUNTIME)
+	@echo 'Installing the packages of requirements-dev.txt into $(VENV)'
+	@$(PIP_INSTALL) --requirement requirements-dev.txt
+	@touch $@
+
+# Generated aside and swapped in whole, so that no stub of a removed proto survives. The package
+# that brings google.rpc has no type information that mypy accepts, so that is generated too.
+$(STUBS): $(PROTOS) $(RUNTIME) $(GOOGLEAPIS)
+	@rm -rf build/stubs.new && mkdir -p build/stubs.new
+	@PATH="$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc \
+		--proto_path=protos --proto_path=build/googleapis \
+		--python_out=build/stubs.new --grpc_python_out=build/stubs.new \
+		--mypy_out=quiet:build/stubs.new --mypy_grpc_out=quiet:build/stubs.new $(PROTOS)
+	@PATH="$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc --proto_path=build/googleapis \
+		--mypy_out=quiet:build/stubs.new google/rpc/status.proto google/rpc/error_details.proto
+	@touch build/stubs.new/$(notdir $@)
+	@rm -rf build/stubs && mv build/stubs.new build/stubs
+
+$(GOOGLEAPIS): $(RUNTIME)
+	@mkdir -p $(@D)/google/rpc
+	@site=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+		cp "$$site"/google/rpc/status.proto "$$site"/google/rpc/error_details.proto $(@D)/google/rpc/
+	@touch $@

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The whole suite on this machine: PostgreSQL, Vault where asked for, the provider simulator and the
+three services, each a process of its own, all on loopback.
+
+Tests, `make run` and `make tour` start it through this one class.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from deploy.local.clients import Addresses
+from deploy.local.postgres import EmbeddedPostgres
+from deploy.local.processes import (
+    Command,
+    LocalError,
+    Probe,
+    Process,
+    Supervisor,
+    free_port,
+    grpc_serving,
+    http_answers,
+    port_is_free,
+)
+from deploy.local.state import Kek, StateFolder
+from deploy.local.vault import TRANSIT_KEY, TRANSIT_MOUNT, LocalVault
+from deploy.vault.binary import VaultMissingError, vault_binary
+
+SIMULATOR = "simulator"
+START_ORDER = (SIMULATOR, "ledger", "keyvault", "router")
+STORED_IN = {name: f"ownkey_{name}" for name in ("keyvault", "ledger", "router")}
+"""The database of each service."""
+
+_PLANS_FILE = Path(__file__).parent / "plans.yaml"
+_SIMULATED_PROVIDERS = ("anthropic", "gemini", "openai", "openrouter")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Where the parts listen on loopback; 0 takes a free port."""
+
+    keyvault: int = 7101
+    router: int = 7102
+    ledger: int = 7103
+    simulator: int = 7190
+
+    @classmethod
+    def any_free(cls) -> Ports:
+        """Free ports for all parts: suites of tests run beside each other."""
+        return cls(keyvault=0, router=0, ledger=0, simulator=0)
+
+
+class Suite:
+    """
+    A running suite; a context manager.
+
+    Args:
+        state_folder: Keeps everything that outlives a run.
+        kek: What wraps the keys: a local keyring, or a real Vault.
+        ports: Where the parts listen.
+        environ: More settings, by service.
+        say: Told, in a few words, what begins.
+    """
+
+    def __init__(
+        self,
+        state_folder: Path,
+        *,
+        kek: Kek = "local",
+        ports: Ports | None = None,
+        environ: Mapping[str, Mapping[str, str]] | None = None,
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.state = StateFolder(state_folder, kek=kek)
+        self.ports = ports or Ports()
+        self.postgres = EmbeddedPostgres(self.state.postgres, log_folder=self.state.logs)
+        self.vault: LocalVault | None = None
+        self._environ = environ or {}
+        self._say = say
+        self._supervisor = Supervisor(self.state.logs)
+        self._processes: dict[str, Process] = {}
+
+    @property
+    def addresses(self) -> Addresses:
+        """Where the parts listen; settled once the suite has started."""
+        return Addresses(**{name: self._address(name) for name in START_ORDER})
+
+    @property
+    def operator_token(self) -> str:
+        """What an operator shows to the services."""
+        return self.state.token("operator")
+
+    def start(self) -> None:
+        """
+        Starts every part, each when those it needs serve; on a failure nothing is left running.
+
+        Raises:
+            LocalError: A part did not start, or something is in the way.
+        """
+        self.state.open()
+        try:
+            self._take_ports()
+            self._say("PostgreSQL")
+            self.postgres.start()
+            self._make_databases()
+            if self.state.kek == "vault":
+                self._start_vault()
+            for service in ("ledger", "keyvault"):
+                self._say(f"migrations of {service}")
+                self._supervisor.run(self._service_command(service, "migrate"))
+            for name in START_ORDER:
+                self._say(f"{name} on port {getattr(self.ports, name)}")
+                self.start_part(name)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stops every part, the last started first, and gives the state folder free."""
+        self._supervisor.stop()
+        self._processes.clear()
+        if self.vault is not None:
+            self.vault.stop()
+            self.vault = None
+        self.postgres.stop()
+        self.state.close()
+
+    def start_part(self, name: str) -> None:
+        """
+        Starts the simulator or a service, also again after `process(name).stop()` or `.kill()`.
+
+        Raises:
+            LocalError: It did not start.
+        """
+        command, probe = self._part(name)
+        if name in self._processes:
+            self._processes[name].start()
+            self._processes[name].wait_ready(probe)
+        else:
+            self._processes[name] = self._supervisor.start(command, probe)
+
+    def process(self, name: str) -> Process:
+        """The process of the simulator or a service, for stopping, pausing and killing it."""
+        return self._processes[name]
+
+    def check(self) -> None:
+        """
+        Makes sure that every part runs.
+
+        Raises:
+            ProcessDiedError: One ended by itself.
+        """
+        self.postgres.check()
+        if self.vault is not None:
+            self.vault.check()
+        self._supervisor.check()
+
+    def _address(self, name: str) -> str:
+        return f"127.0.0.1:{getattr(self.ports, name)}"
+
+    def _take_ports(self) -> None:
+        """Picks free ports where any will do and refuses those that others listen on."""
+        for name in START_ORDER:
+            port = getattr(self.ports, name)
+            if port == 0:
+                self.ports = replace(self.ports, **{name: free_port()})
+            elif not port_is_free(port):
+                raise LocalError(
+                    f"Port {port}, which {name} needs, is in use; stop the program that listens "
+                    f"there (`ss -ltnp 'sport = :{port}'` names it)."
+                )
+
+    def _make_databases(self) -> None:
+        server = self.postgres.server
+        for service, database in STORED_IN.items():
+            password = self.state.database_password(service)
+            if not server.has_database(database):
+                server.create_database(database, password=password)
+            # Written anew each time: the socket's folder may be another one after a move.
+            dsn = server.dsn_for(database, user=database, password=password)
+            self.state.write_dsn(service, dsn)
+
+    def _start_vault(self) -> None:
+        self._say("Vault")
+        try:
+            binary = vault_binary(say=self._say)
+        except VaultMissingError as exc:
+            raise LocalError(str(exc)) from exc
+        self.vault = LocalVault(self.state.vault, log_folder=self.state.logs, binary=binary)
+        self.vault.start()
+
+    def _part(self, name: str) -> tuple[Command, Probe]:
+        if name == SIMULATOR:
+            arguments = [sys.executable, "-m", "simulator", "--listen", self._address(name)]
+            probe = http_answers(self.ports.simulator, "/healthz")
+            return Command(name=name, arguments=arguments), probe
+        probe = grpc_serving(self._address(name))
+        return self._service_command(name, "serve"), probe
+
+    def _service_command(self, service: str, verb: str) -> Command:
+        prefix = f"OWNKEY_{service.upper()}_"
+        settings = {**self._settings(service), **self._environ.get(service, {})}
+        return Command(
+            name=service if verb == "serve" else f"{service}-{verb}",
+            arguments=[sys.executable, "-m", f"services.{service}", verb],
+            environ={f"{prefix}{name}": value for name, value in settings.items()},
+        )
+
+    def _settings(self, service: str) -> dict[str, str]:
+        """The service's settings without their prefix; secrets go by file."""
+        own: Mapping[str, Callable[[], dict[str, str]]] = {
+            "keyvault": self._keyvault_settings,
+            "ledger": self._ledger_settings,
+            "router": self._router_settings,
+        }
+        return {
+            "LISTEN": self._address(service),
+            "FINGERPRINT_KEY_FILE": str(self.state.fingerprint_key_file(service)),
+            **own[service](),
+        }
+
+    def _ledger_settings(self) -> dict[str, str]:
+        return {
+            "DATABASE_DSN_FILE": str(self.state.dsn_file("ledger")),
+            "TOKENS_DIR": str(self.state.tokens),
+            "PLANS_FILE": str(_PLANS_FILE),
+        }
+
+    def _keyvault_settings(self) -> dict[str, str]:
+        settings = {
+            "DATABASE_DSN_FILE": str(self.state.dsn_file("keyvault")),
+            "TOKENS_DIR": str(self.state.tokens),
+            "ROUTER_ADDRESS": self._address("router"),
+            "KEK": self.state.kek,
+        }
+        if self.vault is None:
+            return {**settings, "KEYRING_FILE": str(self.state.keyring)}
+        return {
+            **settings,
+            "VAULT_ADDRESS": self.vault.address,
+            "VAULT_CA_FILE": str(self.vault.ca_file),
+            "VAULT_ROLE_ID_FILE": str(self.vault.role_id_file),
+            "VAULT_SECRET_ID_FILE": str(self.vault.secret_id_file),
+            "VAULT_TRANSIT_MOUNT": TRANSIT_MOUNT,
+            "VAULT_TRANSIT_KEY": TRANSIT_KEY,
+        }
+
+    def _router_settings(self) -> dict[str, str]:
+        simulator = f"http://{self._address(SIMULATOR)}"
+        simulated = {provider: f"{simulator}/{provider}" for provider in _SIMULATED_PROVIDERS}
+        return {
+            "TOKENS_DIR": str(self.state.tokens),
+            "KEYVAULT_ADDRESS": self._address("keyvault"),
+            "LEDGER_ADDRESS": self._address("ledger"),
+            "PROVIDER_BASE_URLS": json.dumps(simulated),
+        }
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()

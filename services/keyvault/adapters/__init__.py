@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What keyvault stands on, one outside system a file."""
+
+from __future__ import annotations

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wiring: the only place that knows every part of keyvault."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import grpc.aio
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from ownkey.keyvault.v1 import keyvault_service_pb2_grpc
+
+from services.keyvault.adapters.local_keyring import LocalKeyring
+from services.keyvault.adapters.postgres_audit import PostgresAuditLog
+from services.keyvault.adapters.postgres_keys import PostgresKeyStore
+from services.keyvault.adapters.router_prober import RouterProber
+from services.keyvault.adapters.vault_http import VaultSettings
+from services.keyvault.adapters.vault_transit import VaultTransit
+from services.keyvault.config import KEK_VAULT, KeyvaultConfig
+from services.keyvault.rpc.policy import POLICY, SERVICE
+from services.keyvault.rpc.servicer import KeyvaultServicer, UseCases
+from services.keyvault.rpc.status import STATUS
+from services.keyvault.usecases.change_feed import ChangeFeed
+from services.keyvault.usecases.change_keys import ChangeKeys
+from services.keyvault.usecases.change_settings import ChangeSettings
+from services.keyvault.usecases.create_key import CreateKey
+from services.keyvault.usecases.data_keys import DataKeys
+from services.keyvault.usecases.housekeeping import Housekeeping
+from services.keyvault.usecases.idempotency import Fingerprinter
+from services.keyvault.usecases.kek import KekOperations
+from services.keyvault.usecases.ports import KeyEncryption, KeyStore
+from services.keyvault.usecases.read_keys import ReadKeys
+from services.keyvault.usecases.releases import Releases
+from services.keyvault.usecases.replace_key import ReplaceKey
+from services.keyvault.usecases.report_health import ReportHealth
+from services.keyvault.usecases.resolve_keys import ResolveKeys
+from services.keyvault.usecases.stored_secrets import SecretBox
+from services.keyvault.usecases.test_key import Confirmations, TestKey
+from services.shared.boundary import Boundary
+from services.shared.channel import open_channel
+from services.shared.clock import Clock, SystemClock
+from services.shared.config import ConfigError, read_secret_file
+from services.shared.identity import KEYVAULT, TokenAuthenticator
+from services.shared.migrate import check_schema
+from services.shared.paging import PageTokens
+from services.shared.postgres import Database
+from services.shared.secret import Secret
+from services.shared.server import ServerSpec
+
+APPLICATION_NAME = "ownkey-keyvault"
+MIGRATIONS = Path(__file__).parent / "migrations"
+SCHEMA_CODE = 1
+SCHEMA_NEEDED = 1
+KEY_ID_BYTES = 8
+DERIVED_KEY_BYTES = 32
+
+
+@asynccontextmanager
+async def keyvault(
+    config: KeyvaultConfig, *, clock: Clock | None = None
+) -> AsyncIterator[ServerSpec]:
+    """
+    Build the service; everything opened is closed at the end, in reverse order.
+
+    Args:
+        config: How it runs.
+        clock: Time; the system's by default.
+
+    Raises:
+        ConfigError: If the database, the key-encryption key or a file does not fit.
+        KekUnavailableError: If Vault cannot be used at start.
+    """
+    clock = clock or SystemClock()
+    async with AsyncExitStack() as stack:
+        dsn = read_secret_file(config.database_dsn_file).reveal()
+        database = Database(
+            dsn, application_name=APPLICATION_NAME, pool_size=config.database_pool_size
+        )
+        stack.push_async_callback(database.close)
+        await database.open()
+        await check_schema(database, code=SCHEMA_CODE, needed=SCHEMA_NEEDED)
+        store, audit = PostgresKeyStore(database), PostgresAuditLog(database)
+        kek = await _open_kek(config, clock=clock, stack=stack)
+        await _check_records(store, kek)
+        channel = open_channel(config.router_address)
+        stack.push_async_callback(channel.close)
+        prober = RouterProber(
+            channel, token=read_secret_file(config.tokens_dir / KEYVAULT), clock=clock
+        )
+        data_keys = DataKeys(
+            kek,
+            clock=clock,
+            age_seconds_max=config.cache_seconds,
+            count_max=config.cache_keys,
+        )
+        stack.push_async_callback(data_keys.close)
+        box = SecretBox(kek, data_keys=data_keys, random_bytes=os.urandom)
+        master = read_secret_file(config.fingerprint_key_file)
+        fingerprinter = Fingerprinter(_derive(master, "fingerprints"))
+        reader = ReadKeys(
+            store=store,
+            audit=audit,
+            tokens=PageTokens(_derive(master, "page tokens").reveal_bytes()),
+        )
+        releases = Releases(audit)
+        stack.push_async_callback(releases.close)
+        test_key = TestKey(store=store, prober=prober, box=box, releases=releases)
+        confirmations = Confirmations(test_key)
+        stack.push_async_callback(confirmations.close)
+        feed = ChangeFeed(store)
+        stack.push_async_callback(feed.close)
+        housekeeping = Housekeeping(store, clock=clock)
+        stack.push_async_callback(housekeeping.close)
+        housekeeping.start()
+        servicer = KeyvaultServicer(
+            UseCases(
+                read=reader,
+                create=CreateKey(
+                    store=store,
+                    prober=prober,
+                    box=box,
+                    fingerprinter=fingerprinter,
+                    clock=clock,
+                    new_key_id=lambda: f"key-{secrets.token_hex(KEY_ID_BYTES)}",
+                ),
+                replace=ReplaceKey(
+                    store=store,
+                    reader=reader,
+                    prober=prober,
+                    box=box,
+                    fingerprinter=fingerprinter,
+                ),
+                change=ChangeKeys(
+                    store=store, reader=reader, prober=prober, fingerprinter=fingerprinter
+                ),
+                settings=ChangeSettings(store=store, fingerprinter=fingerprinter),
+                test=test_key,
+                resolve=ResolveKeys(store=store, box=box, releases=releases),
+                feed=feed,
+                report=ReportHealth(store=store, confirmations=confirmations),
+                kek=KekOperations(kek=kek, store=store),
+            )
+        )
+        yield _spec(config, servicer, clock)
+
+
+def _spec(config: KeyvaultConfig, servicer: KeyvaultServicer, clock: Clock) -> ServerSpec:
+    def register(server: grpc.aio.Server) -> None:
+        keyvault_service_pb2_grpc.add_KeyvaultServiceServicer_to_server(servicer, server)
+
+    return ServerSpec(
+        listen=config.listen,
+        services=[SERVICE],
+        register=register,
+        boundary=Boundary(
+            table=STATUS,
+            authenticator=TokenAuthenticator(config.tokens_dir),
+            policy=POLICY,
+            clock=clock,
+        ),
+        drain_seconds=config.drain_seconds,
+    )
+
+
+async def _open_kek(
+    config: KeyvaultConfig, *, clock: Clock, stack: AsyncExitStack
+) -> KeyEncryption:
+    if config.kek != KEK_VAULT:
+        if config.keyring_file is None:
+            raise ConfigError(["OWNKEY_KEYVAULT_KEYRING_FILE is required when KEK is local"])
+        return LocalKeyring(config.keyring_file)
+    vault = VaultTransit(_vault_settings(config), clock=clock)
+    stack.push_async_callback(vault.close)
+    await vault.check_key()
+    return vault
+
+
+def _vault_settings(config: KeyvaultConfig) -> VaultSettings:
+    if config.vault_role_id_file is None or config.vault_secret_id_file is None:
+        raise ConfigError(["Vault's role id file and secret id file are required"])
+    return VaultSettings(
+        address=config.vault_address,
+        ca_file=config.vault_ca_file,
+        namespace=config.vault_namespace,
+        transit_mount=config.vault_transit_mount,
+        transit_key=config.vault_transit_key,
+        approle_mount=config.vault_approle_mount,
+        role_id_file=config.vault_role_id_file,
+        secret_id_file=config.vault_secret_id_file,
+        call_seconds=config.vault_call_seconds,
+        connections=config.vault_connections,
+    )
+
+
+async def _check_records(store: KeyStore, kek: KeyEncryption) -> None:
+    """Refuse to start on records that this key-encryption key cannot open."""
+    others = {name for name, _ in await store.count_records() if name != kek.name}
+    if others:
+        problem = (
+            f"the database holds secrets wrapped by {', '.join(sorted(others))}, but keyvault is "
+            f"set up with {kek.name}: set it up with that key-encryption key, or restore its "
+            "keyring from a backup"
+        )
+        raise ConfigError([problem])
+
+
+def _derive(master: Secret, purpose: str) -> Secret:
+    """Return a key of its own for each purpose (HKDF, RFC 5869)."""
+    derivation = HKDF(
+        algorithm=hashes.SHA256(),
+        length=DERIVED_KEY_BYTES,
+        salt=None,
+        info=f"ownkey/keyvault/{purpose}".encode(),
+    )
+    return Secret(derivation.derive(master.reveal_bytes()))

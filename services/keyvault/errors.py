@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Keyvault's failures. What each means to a gRPC caller stands in `rpc/status.py`.
+
+No message ever holds a secret or another system's text.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from services.keyvault.domain.names import ACCOUNT, KEY
+from services.shared.errors import (
+    FieldViolation,
+    InvalidArgumentError,
+    QuotaViolation,
+    ServiceError,
+)
+
+UNREACHABLE_RETRY_SECONDS = 5.0
+KEK_RETRY_SECONDS = 2.0
+
+
+class KeyNotFoundError(ServiceError):
+    """The account stores no such key."""
+
+    def __init__(self, account: str, key_id: str) -> None:
+        name = KEY.format(account=account, key=key_id)
+        super().__init__(
+            f"there is no key {name}; ListKeys shows the keys of the account",
+            metadata={"key": name},
+        )
+
+
+class KeyAlreadyExistsError(ServiceError):
+    """The chosen id is in use, or was used by a deleted key."""
+
+    def __init__(self, account: str, key_id: str, *, deleted: bool) -> None:
+        name = KEY.format(account=account, key=key_id)
+        why = "was used by a key that is deleted" if deleted else "is in use"
+        super().__init__(
+            f"the name {name} {why}, and names are never given twice; choose another key_id or "
+            "leave it empty",
+            metadata={"key": name, "deleted": str(deleted).lower()},
+        )
+
+
+class RequestIdReusedError(ServiceError):
+    """A request id was sent again with another body."""
+
+    def __init__(self, request_id: str, field: str) -> None:
+        super().__init__(
+            f"the request_id {request_id} was used before with another {field}; repeat the first "
+            "request unchanged, or make a new id for a new request",
+            metadata={"request_id": request_id, "field": field},
+        )
+
+
+class SecretFault(StrEnum):
+    """Why a secret cannot be a key."""
+
+    EMPTY = "EMPTY"
+    INNER_SPACES = "INNER_SPACES"
+    TRUNCATED = "TRUNCATED"
+    OTHER_PROVIDER = "OTHER_PROVIDER"
+    MASKED = "MASKED"
+    ADMIN_KEY = "ADMIN_KEY"
+
+
+class SecretMalformedError(ServiceError):
+    """The secret cannot be a key, by positive evidence."""
+
+    def __init__(
+        self, fault: SecretFault, advice: str, *, provider: str, looks_like: str = ""
+    ) -> None:
+        metadata = {"fault": fault.value, "provider": provider}
+        if looks_like:
+            metadata["looks_like"] = looks_like
+        super().__init__(
+            f"this is not a key that {provider} issues: {advice}",
+            metadata=metadata,
+            fields=[FieldViolation("secret", advice)],
+        )
+        self.fault = fault
+
+
+class KeyInvalidError(ServiceError):
+    """The provider does not know the secret."""
+
+    def __init__(self, provider: str, detail: str) -> None:
+        advice = detail or "create a new key on the provider's page and paste it whole"
+        super().__init__(
+            f"{provider} does not accept this key, so it was not stored: {advice}",
+            metadata={"provider": provider},
+            fields=[FieldViolation("secret", advice)],
+        )
+
+
+class KeyForbiddenError(ServiceError):
+    """The key lacks a permission that generating needs."""
+
+    def __init__(self, provider: str, missing_permission: str, detail: str) -> None:
+        needed = missing_permission or "to generate"
+        advice = f" {detail}" if detail else ""
+        super().__init__(
+            f"{provider} knows this key but it lacks the permission {needed}, so it was not "
+            f"stored; grant it at the provider and try again.{advice}",
+            metadata={"provider": provider, "missing_permission": missing_permission},
+        )
+
+
+class ProviderUnreachableError(ServiceError):
+    """The provider could not be asked."""
+
+    def __init__(self, provider: str, detail: str) -> None:
+        advice = f" ({detail})" if detail else ""
+        super().__init__(
+            f"{provider} could not be asked whether the key works{advice}, so it was not stored; "
+            "try again shortly, or set store_unverified to store it untested",
+            metadata={"provider": provider},
+            retry_after_seconds=UNREACHABLE_RETRY_SECONDS,
+        )
+
+
+class FieldNotSupportedError(ServiceError):
+    """A field was set whose effect is not served; it is refused rather than silently kept."""
+
+    def __init__(self, field: str) -> None:
+        advice = "is not served yet; leave it unset"
+        super().__init__(
+            f"{field} {advice}", metadata={"field": field}, fields=[FieldViolation(field, advice)]
+        )
+
+
+class KeyLimitReachedError(ServiceError):
+    """The account stores as many keys as it may."""
+
+    def __init__(self, account: str, limit: int) -> None:
+        name = ACCOUNT.format(account=account)
+        super().__init__(
+            f"{name} stores {limit} keys already, which is the limit; delete one first",
+            metadata={"account": name, "limit": str(limit)},
+            quotas=[QuotaViolation(name, f"at most {limit} keys")],
+        )
+
+
+class EtagMismatchError(ServiceError):
+    """The resource changed since its etag was read."""
+
+    def __init__(self, resource: str) -> None:
+        super().__init__(
+            f"{resource} was changed by someone else since it was read; read it again, then decide",
+            metadata={"resource": resource},
+        )
+
+
+class KeyDisabledError(ServiceError):
+    """The key is disabled."""
+
+    def __init__(self, account: str, key_id: str) -> None:
+        name = KEY.format(account=account, key=key_id)
+        super().__init__(
+            f"{name} is disabled and cannot become the active key; enable it first",
+            metadata={"key": name},
+        )
+
+
+class ProviderWithoutKeyError(ServiceError):
+    """The account stores no key at that provider."""
+
+    def __init__(self, account: str, provider: str) -> None:
+        name = ACCOUNT.format(account=account)
+        super().__init__(
+            f"{name} stores no key at {provider}, so it cannot be the active provider; store one "
+            "first",
+            metadata={"account": name, "provider": provider},
+        )
+
+
+class ModelNotCuratedError(InvalidArgumentError):
+    """A stored default model is not on its provider's curated list."""
+
+
+class KekCause(StrEnum):
+    """Why the key-encryption key cannot be used."""
+
+    SEALED = "SEALED"
+    UNREACHABLE = "UNREACHABLE"
+    DENIED = "DENIED"
+    BUSY = "BUSY"
+    BROKEN = "BROKEN"
+
+
+_KEK_SENTENCES = {
+    KekCause.SEALED: "Vault is sealed; an operator must unseal it",
+    KekCause.UNREACHABLE: "the key-encryption service does not answer; try again shortly",
+    KekCause.DENIED: "Vault refuses keyvault's login or policy; an operator must renew or mend it",
+    KekCause.BUSY: "the key-encryption service is overloaded; try again shortly",
+    KekCause.BROKEN: (
+        "the key-encryption service gave an answer that cannot be used; an operator must look into "
+        "keyvault's log"
+    ),
+}
+
+
+class KekUnavailableError(ServiceError):
+    """The key-encryption key cannot be used now."""
+
+    def __init__(self, cause: KekCause) -> None:
+        super().__init__(
+            f"secrets can neither be stored nor opened now: {_KEK_SENTENCES[cause]}",
+            metadata={"cause": cause.value},
+            retry_after_seconds=KEK_RETRY_SECONDS,
+        )
+        self.cause = cause
+
+    @property
+    def sentence(self) -> str:
+        """What is wrong and who must do what."""
+        return _KEK_SENTENCES[self.cause]
+
+
+class RecordRefusedError(ServiceError):
+    """A stored secret does not open: damaged, moved, put back or wrapped by another key."""
+
+    def __init__(self, account: str, key_id: str, version: int) -> None:
+        name = KEY.format(account=account, key=key_id)
+        super().__init__(
+            f"the stored secret of {name}, version {version}, is damaged or not its own and was "
+            "not opened; replace the key, and tell an operator",
+            metadata={"key": name, "version": str(version)},
+        )
+
+
+class NotServedError(ServiceError):
+    """The call is part of the contract and not served yet."""
+
+    def __init__(self, rpc: str) -> None:
+        super().__init__(
+            f"{rpc} is part of the contract but not served by this version; a later one will",
+            metadata={"rpc": rpc},
+        )

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between the contract's messages and keyvault's domain."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from typing import Any
+
+from google.protobuf import duration_pb2, field_mask_pb2, timestamp_pb2
+from ownkey.keyvault.v1 import audit_pb2, key_pb2, live_test_pb2, resolution_pb2
+
+from services.keyvault.domain.audit import AuditEvent
+from services.keyvault.domain.health import WHOLE_KEY, Health, HealthState, LiveTest, Outcome
+from services.keyvault.domain.keys import Key, KeyFields, Settings
+from services.keyvault.domain.names import ACCOUNT, AUDIT_EVENT, KEY
+from services.keyvault.errors import FieldNotSupportedError
+from services.keyvault.usecases.ports import FeedPosition
+from services.keyvault.usecases.resolve_keys import ResolvedAccount
+from services.shared.errors import InvalidArgumentError
+
+KEY_MASK = frozenset({"label", "default_model", "allowed_models", "always_use", "order"})
+SETTINGS_MASK = frozenset({"active_provider", "use_backups"})
+
+_MILLIS = timedelta(milliseconds=1)
+_OUTCOMES: dict[int, Outcome] = {
+    int(resolution_pb2.Outcome.Value(f"OUTCOME_{outcome.name}")): outcome for outcome in Outcome
+}
+
+
+def outcome(value: int) -> Outcome:
+    """Return a report's outcome."""
+    found = _OUTCOMES.get(value)
+    if found is None:
+        raise InvalidArgumentError.of("outcome", "must be one of the outcomes, not UNSPECIFIED")
+    return found
+
+
+def key_fields(message: key_pb2.Key) -> KeyFields:
+    """Return what a caller set in a key; raises FieldNotSupportedError."""
+    refuse_unserved(message)
+    return KeyFields(
+        label=message.label,
+        default_model=message.default_model,
+        allowed_models=tuple(message.allowed_models),
+        always_use=message.always_use,
+        order=message.order,
+    )
+
+
+def refuse_unserved(message: key_pb2.Key) -> None:
+    """Refuse a field whose effect is not served: keeping it would promise what is not done."""
+    if message.HasField("monthly_limit_nano_usd"):
+        raise FieldNotSupportedError("key.monthly_limit_nano_usd")
+
+
+def masked(
+    message: key_pb2.Key | key_pb2.Settings,
+    mask: field_mask_pb2.FieldMask,
+    *,
+    allowed: Collection[str],
+) -> dict[str, Any]:
+    """
+    Return the values that a mask names.
+
+    Raises:
+        InvalidArgumentError: If the mask is empty, or names what may not be changed.
+        FieldNotSupportedError: If it names a field whose effect is not served.
+    """
+    names = ", ".join(sorted(allowed))
+    if not mask.paths:
+        raise InvalidArgumentError.of("update_mask", f"must name at least one of {names}")
+    values: dict[str, Any] = {}
+    for path in mask.paths:
+        if path == "monthly_limit_nano_usd":
+            raise FieldNotSupportedError("key.monthly_limit_nano_usd")
+        if path not in allowed:
+            advice = f"'{path}' cannot be changed; these can: {names}"
+            raise InvalidArgumentError.of("update_mask", advice)
+        value = getattr(message, path)
+        values[path] = value if isinstance(value, (str, bool, int)) else tuple(value)
+    return values
+
+
+def key_message(key: Key) -> key_pb2.Key:
+    """Return a key; it never holds the secret."""
+    return key_pb2.Key(
+        name=key.name,
+        provider=key.provider,
+        label=key.fields.label,
+        default_model=key.fields.default_model,
+        allowed_models=key.fields.allowed_models,
+        always_use=key.fields.always_use,
+        order=key.fields.order,
+        state=key_pb2.KEY_STATE_ENABLED if key.enabled else key_pb2.KEY_STATE_DISABLED,
+        active=key.active,
+        hint=key.hint,
+        version=key.version,
+        health=_health_messages(key),
+        create_time=_timestamp(key.create_time),
+        update_time=_timestamp(key.update_time),
+        etag=key.etag,
+    )
+
+
+def settings_message(settings: Settings) -> key_pb2.Settings:
+    """Return settings."""
+    return key_pb2.Settings(
+        name=settings.name,
+        active_provider=settings.active_provider,
+        use_backups=settings.use_backups,
+        etag=settings.etag,
+    )
+
+
+def live_test_message(test: LiveTest) -> live_test_pb2.LiveTest:
+    """Return a live test."""
+    return live_test_pb2.LiveTest(
+        result=live_test_pb2.TestResult.Value(f"TEST_RESULT_{test.result.name}"),
+        credit_checked=test.credit_checked,
+        cost_nano_usd=test.cost_nano_usd,
+        detail=test.detail,
+        missing_permission=test.missing_permission,
+        retry_after=_duration(test.retry_after),
+        test_time=_timestamp(test.test_time),
+    )
+
+
+def audit_message(event: AuditEvent) -> audit_pb2.AuditEvent:
+    """Return an entry of the audit trail."""
+    entry = event.entry
+    key = KEY.format(account=entry.account, key=entry.key_id) if entry.key_id else ""
+    return audit_pb2.AuditEvent(
+        name=AUDIT_EVENT.format(account=entry.account, number=event.number),
+        event_time=_timestamp(event.event_time),
+        actor=entry.actor,
+        action=audit_pb2.AuditAction.Value(f"AUDIT_ACTION_{entry.action.name}"),
+        key=key,
+        version=entry.version,
+        request_id=entry.request_id,
+        details=dict(entry.details),
+    )
+
+
+def position_message(position: FeedPosition) -> resolution_pb2.FeedPosition:
+    """Return a place in the change feed."""
+    return resolution_pb2.FeedPosition(lineage=position.lineage, sequence=position.sequence)
+
+
+def account_keys_message(resolved: ResolvedAccount) -> resolution_pb2.AccountKeys:
+    """Return an account as the router may know it: the one message that carries secrets."""
+    message = resolution_pb2.AccountKeys(
+        account=ACCOUNT.format(account=resolved.settings.account),
+        settings=settings_message(resolved.settings),
+    )
+    for key in resolved.keys:
+        secret = resolved.secrets.get(key.key_id)
+        message.keys.add(key=key_message(key), secret=secret.reveal() if secret is not None else "")
+    return message
+
+
+def _health_messages(key: Key) -> list[key_pb2.KeyHealth]:
+    """Return the whole key's health first, then that of models that are not plain ACTIVE."""
+    entries = [entry.at(key.read_time) for entry in key.health]
+    shown = [entry for entry in entries if entry.state is not HealthState.ACTIVE]
+    messages = [_health_message(entry, key.read_time) for entry in shown]
+    if any(entry.model == WHOLE_KEY for entry in shown):
+        return messages
+    return [key_pb2.KeyHealth(state=key_pb2.HEALTH_STATE_ACTIVE), *messages]
+
+
+def _health_message(entry: Health, now: datetime) -> key_pb2.KeyHealth:
+    until = entry.until
+    return key_pb2.KeyHealth(
+        model=entry.model,
+        state=key_pb2.HealthState.Value(f"HEALTH_STATE_{entry.state.name}"),
+        reason=entry.cause,
+        next_step=entry.next_step,
+        since_time=_timestamp(entry.since),
+        until_time=_timestamp(until) if until is not None else None,
+        remaining_millis=max(0, (until - now) // _MILLIS) if until is not None else 0,
+    )
+
+
+def _timestamp(time: datetime) -> timestamp_pb2.Timestamp:
+    message = timestamp_pb2.Timestamp()
+    message.FromDatetime(time)
+    return message
+
+
+def _duration(span: timedelta | None) -> duration_pb2.Duration | None:
+    if span is None:
+        return None
+    message = duration_pb2.Duration()
+    message.FromTimedelta(span)
+    return message

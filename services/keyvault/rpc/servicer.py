@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The gRPC surface: takes requests apart, calls one use case, puts the answer together.
+
+Whose keys a caller may touch is checked first of all, so that nothing is learned from an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import grpc.aio
+from ownkey.keyvault.v1 import (
+    kek_pb2,
+    keyvault_service_pb2,
+    keyvault_service_pb2_grpc,
+    resolution_pb2,
+)
+
+from services.keyvault.domain.names import ACCOUNT, KEY, PLATFORM, SETTINGS
+from services.keyvault.errors import FieldNotSupportedError, NotServedError
+from services.keyvault.rpc import mapping
+from services.keyvault.usecases.change_feed import ChangeFeed
+from services.keyvault.usecases.change_keys import ChangeKeys
+from services.keyvault.usecases.change_settings import ChangeSettings
+from services.keyvault.usecases.create_key import CreateKey, NewKey
+from services.keyvault.usecases.idempotency import Caller
+from services.keyvault.usecases.kek import KekOperations
+from services.keyvault.usecases.ports import FeedPosition
+from services.keyvault.usecases.read_keys import ReadKeys
+from services.keyvault.usecases.replace_key import NewSecret, ReplaceKey
+from services.keyvault.usecases.report_health import Report, ReportHealth
+from services.keyvault.usecases.resolve_keys import ResolveKeys
+from services.keyvault.usecases.test_key import TestKey
+from services.shared.boundary import current_call
+from services.shared.errors import AccessDeniedError, InvalidArgumentError
+from services.shared.identity import OPERATOR, ROUTER
+from services.shared.ids import parse_uuid
+from services.shared.names import ResourceName
+from services.shared.paging import page_size
+from services.shared.secret import Secret
+
+ACCOUNTS_MAX = 64
+MODEL_CHARACTERS_MAX = 200
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class UseCases:
+    """
+    What the surface offers.
+
+    Args:
+        read: Reads keys, settings and the audit trail.
+        create: Stores keys.
+        replace: Replaces secrets.
+        change: Changes, switches, chooses and deletes keys.
+        settings: Changes settings.
+        test: Tests stored keys.
+        resolve: Hands secrets to the router.
+        feed: Tells the router what changed.
+        report: Takes health reports.
+        kek: Looks after the key-encryption key.
+    """
+
+    read: ReadKeys
+    create: CreateKey
+    replace: ReplaceKey
+    change: ChangeKeys
+    settings: ChangeSettings
+    test: TestKey
+    resolve: ResolveKeys
+    feed: ChangeFeed
+    report: ReportHealth
+    kek: KekOperations
+
+
+class KeyvaultServicer(keyvault_service_pb2_grpc.KeyvaultServiceServicer):
+    """
+    Serves the contract.
+
+    Args:
+        use_cases: What it offers.
+    """
+
+    def __init__(self, use_cases: UseCases) -> None:
+        self._use = use_cases
+
+    async def CreateKey(self, request: Any, context: Context) -> Any:
+        """Stores a key after a live test."""
+        account = _account(ACCOUNT, request.parent, "parent")
+        caller = _caller(request.request_id, required=True)
+        if request.key_id:
+            KEY.parse(KEY.format(account=account, key=request.key_id), "key_id")
+        done = await self._use.create(
+            caller,
+            NewKey(
+                account=account,
+                key_id=request.key_id,
+                provider=request.key.provider,
+                fields=mapping.key_fields(request.key),
+                pasted=Secret(request.secret),
+                store_unverified=request.store_unverified,
+            ),
+        )
+        return keyvault_service_pb2.CreateKeyResponse(
+            key=mapping.key_message(done.key), test=mapping.live_test_message(done.test)
+        )
+
+    async def GetKey(self, request: Any, context: Context) -> Any:
+        """Reads a key."""
+        account, key_id = _key(request.name, "name")
+        key = await self._use.read.key(account, key_id)
+        return keyvault_service_pb2.GetKeyResponse(key=mapping.key_message(key))
+
+    async def ListKeys(self, request: Any, context: Context) -> Any:
+        """Lists an account's keys in its order."""
+        account = _account(ACCOUNT, request.parent, "parent")
+        keys, following = await self._use.read.page_of_keys(
+            account,
+            provider=request.provider,
+            size=page_size(request.page_size),
+            token=request.page_token,
+        )
+        return keyvault_service_pb2.ListKeysResponse(
+            keys=[mapping.key_message(key) for key in keys], next_page_token=following
+        )
+
+    async def UpdateKey(self, request: Any, context: Context) -> Any:
+        """Changes a key's fields."""
+        account, key_id = _key(request.key.name, "key.name")
+        mapping.refuse_unserved(request.key)
+        key = await self._use.change.update(
+            _caller(request.request_id),
+            account,
+            key_id,
+            etag=request.key.etag,
+            values=mapping.masked(request.key, request.update_mask, allowed=mapping.KEY_MASK),
+        )
+        return keyvault_service_pb2.UpdateKeyResponse(key=mapping.key_message(key))
+
+    async def ReplaceKey(self, request: Any, context: Context) -> Any:
+        """Gives a key a new secret."""
+        account, key_id = _key(request.name, "name")
+        caller = _caller(request.request_id, required=True)
+        if request.HasField("overlap_seconds"):
+            raise FieldNotSupportedError("overlap_seconds")
+        new = NewSecret(account, key_id, Secret(request.secret), request.store_unverified)
+        done = await self._use.replace(caller, new)
+        return keyvault_service_pb2.ReplaceKeyResponse(
+            key=mapping.key_message(done.key), test=mapping.live_test_message(done.test)
+        )
+
+    async def DeleteKey(self, request: Any, context: Context) -> Any:
+        """Destroys a key and its secrets."""
+        account, key_id = _key(request.name, "name")
+        caller = _caller(request.request_id, required=True)
+        await self._use.change.delete(caller, account, key_id, etag=request.etag)
+        return keyvault_service_pb2.DeleteKeyResponse()
+
+    async def TestKey(self, request: Any, context: Context) -> Any:
+        """Tests a stored key."""
+        account, key_id = _key(request.name, "name")
+        for field in ("sealed_key", "proof"):
+            if request.HasField(field):
+                raise FieldNotSupportedError(field)
+        done = await self._use.test(_caller(), account, key_id)
+        return keyvault_service_pb2.TestKeyResponse(
+            key=mapping.key_message(done.key), test=mapping.live_test_message(done.test)
+        )
+
+    async def ActivateKey(self, request: Any, context: Context) -> Any:
+        """Makes a key its provider's active key."""
+        account, key_id = _key(request.name, "name")
+        key = await self._use.change.activate(_caller(request.request_id), account, key_id)
+        return keyvault_service_pb2.ActivateKeyResponse(key=mapping.key_message(key))
+
+    async def EnableKey(self, request: Any, context: Context) -> Any:
+        """Switches a key on."""
+        account, key_id = _key(request.name, "name")
+        key = await self._use.change.enable(_caller(request.request_id), account, key_id)
+        return keyvault_service_pb2.EnableKeyResponse(key=mapping.key_message(key))
+
+    async def DisableKey(self, request: Any, context: Context) -> Any:
+        """Switches a key off."""
+        account, key_id = _key(request.name, "name")
+        key = await self._use.change.disable(_caller(request.request_id), account, key_id)
+        return keyvault_service_pb2.DisableKeyResponse(key=mapping.key_message(key))
+
+    async def GetSettings(self, request: Any, context: Context) -> Any:
+        """Reads an account's settings."""
+        account = _account(SETTINGS, request.name, "name")
+        settings = await self._use.read.settings(account)
+        return keyvault_service_pb2.GetSettingsResponse(settings=mapping.settings_message(settings))
+
+    async def UpdateSettings(self, request: Any, context: Context) -> Any:
+        """Changes an account's settings."""
+        account = _account(SETTINGS, request.settings.name, "settings.name")
+        settings = await self._use.settings(
+            _caller(request.request_id),
+            account,
+            etag=request.settings.etag,
+            values=mapping.masked(
+                request.settings, request.update_mask, allowed=mapping.SETTINGS_MASK
+            ),
+        )
+        return keyvault_service_pb2.UpdateSettingsResponse(
+            settings=mapping.settings_message(settings)
+        )
+
+    async def ListAuditEvents(self, request: Any, context: Context) -> Any:
+        """Lists an account's audit trail, newest first."""
+        account = _account(ACCOUNT, request.parent, "parent")
+        events, following = await self._use.read.page_of_audit(
+            account, size=page_size(request.page_size), token=request.page_token
+        )
+        return keyvault_service_pb2.ListAuditEventsResponse(
+            audit_events=[mapping.audit_message(event) for event in events],
+            next_page_token=following,
+        )
+
+    async def GetKekStatus(self, request: Any, context: Context) -> Any:
+        """Reads where the key-encryption key stands."""
+        report = await self._use.kek.status()
+        status = kek_pb2.KekStatus(
+            kek=report.name,
+            available=report.state is not None,
+            reason=report.reason,
+            current_version=report.state.current_version if report.state else 0,
+            lowest_version=report.state.lowest_version if report.state else 0,
+        )
+        for version, count in report.records:
+            status.versions.add(version=version, record_count=count)
+        return keyvault_service_pb2.GetKekStatusResponse(status=status)
+
+    async def ResolveKeys(self, request: Any, context: Context) -> Any:
+        """Returns accounts' keys with their plaintext secrets, to the router."""
+        if not 1 <= len(request.accounts) <= ACCOUNTS_MAX:
+            advice = f"must hold 1 to {ACCOUNTS_MAX} accounts"
+            raise InvalidArgumentError.of("accounts", advice)
+        accounts = [
+            _account(ACCOUNT, name, f"accounts[{number}]")
+            for number, name in enumerate(request.accounts)
+        ]
+        if len(set(accounts)) != len(accounts):
+            raise InvalidArgumentError.of("accounts", "must name each account once")
+        resolved, position = await self._use.resolve(_caller(), accounts)
+        return resolution_pb2.ResolveKeysResponse(
+            accounts=[mapping.account_keys_message(found) for found in resolved],
+            position=mapping.position_message(position),
+        )
+
+    async def WatchChanges(
+        self, request_iterator: AsyncIterator[Any], context: Context
+    ) -> AsyncIterator[Any]:
+        """Answers each question with the accounts changed since the last."""
+        cursor: FeedPosition | None = None
+        first = True
+        async for request in request_iterator:
+            if first and request.HasField("start"):
+                cursor = FeedPosition(request.start.lineage, request.start.sequence)
+            first = False
+            changes = await self._use.feed.changes_since(cursor)
+            cursor = changes.position
+            yield resolution_pb2.WatchChangesResponse(
+                nonce=request.nonce,
+                changed_accounts=[ACCOUNT.format(account=name) for name in changes.accounts],
+                resync=changes.resync,
+                position=mapping.position_message(changes.position),
+            )
+
+    async def ReportKeyHealth(self, request: Any, context: Context) -> Any:
+        """Takes what a call found out about a key's version."""
+        account, key_id = _key(request.key, "key")
+        if request.version < 1:
+            raise InvalidArgumentError.of("version", "must be the version that was called with")
+        if len(request.model) > MODEL_CHARACTERS_MAX:
+            advice = f"must be at most {MODEL_CHARACTERS_MAX} characters"
+            raise InvalidArgumentError.of("model", advice)
+        applied, key = await self._use.report(
+            _caller(),
+            Report(
+                account=account,
+                key_id=key_id,
+                version=request.version,
+                outcome=mapping.outcome(request.outcome),
+                model=request.model,
+                retry_after=_span(request),
+            ),
+        )
+        return resolution_pb2.ReportKeyHealthResponse(
+            applied=applied, key=mapping.key_message(key) if key is not None else None
+        )
+
+    async def GetSealingKey(self, request: Any, context: Context) -> Any:
+        """Refuses: client-held keys are not served yet."""
+        raise NotServedError("GetSealingKey")
+
+    async def OpenSealedKey(self, request: Any, context: Context) -> Any:
+        """Refuses: client-held keys are not served yet."""
+        raise NotServedError("OpenSealedKey")
+
+    async def VerifyAudit(self, request: Any, context: Context) -> Any:
+        """Refuses: chains are not kept yet."""
+        raise NotServedError("VerifyAudit")
+
+    async def RotateKek(self, request: Any, context: Context) -> Any:
+        """Refuses: rotation is not served yet."""
+        raise NotServedError("RotateKek")
+
+    def RewrapKeys(self, request: Any, context: Context) -> AsyncIterator[Any]:
+        """Refuses: rotation is not served yet."""
+        raise NotServedError("RewrapKeys")
+
+    def ReencryptKeys(self, request: Any, context: Context) -> AsyncIterator[Any]:
+        """Refuses: rotation is not served yet."""
+        raise NotServedError("ReencryptKeys")
+
+
+def _caller(request_id: str = "", *, required: bool = False) -> Caller:
+    if request_id or required:
+        request_id = parse_uuid(request_id, "request_id")
+    return Caller(_identity(), request_id)
+
+
+def _identity() -> str:
+    call = current_call()
+    return call.identity if call is not None else ""
+
+
+def _account(pattern: ResourceName, name: str, field: str) -> str:
+    """Return the account a name is about, if the caller may touch it."""
+    account = pattern.parse(name, field)["account"]
+    _check_access(account)
+    return account
+
+
+def _key(name: str, field: str) -> tuple[str, str]:
+    """Return account and key of a name, if the caller may touch it."""
+    ids = KEY.parse(name, field)
+    _check_access(ids["account"])
+    return ids["account"], ids["key"]
+
+
+def _check_access(account: str) -> None:
+    """Keep the product's shared keys to operators, and to the router that calls with them."""
+    identity = _identity()
+    if account == PLATFORM and identity not in {OPERATOR, ROUTER}:
+        message = f"the identity '{identity}' may not touch the keys of this account"
+        raise AccessDeniedError(message, metadata={"identity": identity})
+
+
+def _span(request: Any) -> timedelta | None:
+    if not request.HasField("retry_after"):
+        return None
+    span: timedelta = request.retry_after.ToTimedelta()
+    if span < timedelta(0):
+        raise InvalidArgumentError.of("retry_after", "must not be negative")
+    return span

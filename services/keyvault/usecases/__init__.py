@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What keyvault does, one module a use case, over ports."""
+
+from __future__ import annotations

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Unwrapped data keys, kept for a while.
+
+Rules:
+1. No entry lives longer than the maximum age or beyond the maximum count.
+2. A burst on one cold key is one unwrap; many cold keys become one batch. Batches take what queued
+   while the last ones ran, without waiting.
+3. Records are read from the database each time, so a destroyed record ends its key's use whatever
+   is cached here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.keyvault.domain.envelope import WrappedKey
+from services.keyvault.usecases.background import start_detached
+from services.keyvault.usecases.ports import KeyEncryption
+from services.shared.clock import Clock
+from services.shared.errors import OverloadedError
+from services.shared.fingerprint import canonical
+from services.shared.secret import Secret
+
+BATCH_MAX = 256
+BATCHES_IN_FLIGHT_MAX = 4
+QUEUE_MAX = 20_000
+OVERLOADED_RETRY_SECONDS = 0.5
+
+Unwrapped = asyncio.Future["Secret | None"]
+
+
+@dataclass(slots=True)
+class _Cold:
+    cache_id: bytes
+    wrapped: WrappedKey
+    context: bytes
+    result: Unwrapped
+
+
+class DataKeys:
+    """
+    Unwraps data keys through a cache.
+
+    Args:
+        kek: The key-encryption key.
+        clock: Time.
+        age_seconds_max: How long an entry lives at most.
+        count_max: How many there are at most.
+    """
+
+    def __init__(
+        self, kek: KeyEncryption, *, clock: Clock, age_seconds_max: float, count_max: int
+    ) -> None:
+        self._kek = kek
+        self._clock = clock
+        self._age_seconds_max = age_seconds_max
+        self._count_max = count_max
+        self._warm: OrderedDict[bytes, tuple[Secret, float]] = OrderedDict()
+        self._flying: dict[bytes, Unwrapped] = {}
+        self._queue: deque[_Cold] = deque()
+        self._workers: set[asyncio.Task[None]] = set()
+
+    async def unwrap_many(self, items: Sequence[tuple[WrappedKey, bytes]]) -> list[Secret | None]:
+        """
+        Unwrap data keys, each with its context.
+
+        Returns:
+            In order; None where a key is not authentic under its context.
+
+        Raises:
+            KekUnavailableError: If the key-encryption key cannot be used now.
+            OverloadedError: If too many wait already.
+        """
+        futures = [self._start(wrapped, context) for wrapped, context in items]
+        # A caller that goes away leaves the shared unwrap running for the others.
+        return await asyncio.gather(*(asyncio.shield(future) for future in futures))
+
+    async def close(self) -> None:
+        """Forget everything; unwraps under way end first."""
+        await asyncio.gather(*self._workers, return_exceptions=True)
+        self._warm.clear()
+
+    def _start(self, wrapped: WrappedKey, context: bytes) -> Unwrapped:
+        cache_id = _cache_id(wrapped, context)
+        warm = self._warm.get(cache_id)
+        if warm is not None:
+            secret, expiry = warm
+            if self._clock.monotonic() < expiry:
+                self._warm.move_to_end(cache_id)
+                done: Unwrapped = asyncio.get_running_loop().create_future()
+                done.set_result(secret)
+                return done
+            del self._warm[cache_id]
+        flying = self._flying.get(cache_id)
+        if flying is not None:
+            return flying
+        if len(self._queue) >= QUEUE_MAX:
+            message = f"{QUEUE_MAX} keys wait to be unwrapped already; try again shortly"
+            raise OverloadedError(message, retry_after_seconds=OVERLOADED_RETRY_SECONDS)
+        result: Unwrapped = asyncio.get_running_loop().create_future()
+        self._flying[cache_id] = result
+        self._queue.append(_Cold(cache_id, wrapped, context, result))
+        if len(self._workers) < BATCHES_IN_FLIGHT_MAX:
+            worker = start_detached(self._drain())
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
+        return result
+
+    async def _drain(self) -> None:
+        while self._queue:
+            batch = [self._queue.popleft() for _ in range(min(BATCH_MAX, len(self._queue)))]
+            started = self._clock.monotonic()
+            try:
+                secrets = await self._kek.unwrap_many(
+                    [(cold.wrapped, cold.context) for cold in batch]
+                )
+            except Exception as fault:  # noqa: BLE001 - a task's root: those who wait raise it
+                for cold in batch:
+                    del self._flying[cold.cache_id]
+                    cold.result.set_exception(fault)
+                    # Read once here, so that a waiter that went away leaves no complaint.
+                    cold.result.exception()
+                continue
+            for cold, secret in zip(batch, secrets, strict=True):
+                del self._flying[cold.cache_id]
+                if secret is not None:
+                    self._keep(cold.cache_id, secret, started + self._age_seconds_max)
+                cold.result.set_result(secret)
+
+    def _keep(self, cache_id: bytes, secret: Secret, expiry: float) -> None:
+        self._warm[cache_id] = (secret, expiry)
+        while len(self._warm) > self._count_max:
+            self._warm.popitem(last=False)
+
+
+def _cache_id(wrapped: WrappedKey, context: bytes) -> bytes:
+    parts = [
+        wrapped.kek_name.encode(),
+        str(wrapped.kek_version).encode(),
+        wrapped.wrapped,
+        context,
+    ]
+    return hashlib.sha256(canonical(parts)).digest()

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the use cases need of the world, by role."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol, TypeVar
+
+from services.keyvault.domain.audit import AuditEntry, AuditEvent
+from services.keyvault.domain.envelope import Binding, DataKey, Record, WrappedKey
+from services.keyvault.domain.health import LiveTest
+from services.keyvault.domain.keys import Key, Settings
+from services.keyvault.errors import RecordRefusedError
+from services.shared.secret import Secret
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRequest:
+    """
+    A request that was carried out.
+
+    Args:
+        fingerprints: Keyed hash of each field of its body.
+        outcome: What it gave, encoded; without any secret.
+    """
+
+    fingerprints: Mapping[str, str]
+    outcome: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSecret:
+    """
+    A version's record and whose it must be.
+
+    Args:
+        binding: From what is known of the key, never from the record.
+        record: As stored.
+    """
+
+    binding: Binding
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class FeedPosition:
+    """
+    A place in the change feed.
+
+    Args:
+        lineage: Identifies the database and its timeline.
+        sequence: Number of the last change included.
+    """
+
+    lineage: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class AccountSnapshot:
+    """
+    All that is stored of an account's keys at one moment.
+
+    Args:
+        settings: Its settings.
+        keys: Its keys in order.
+        secrets: The current version's record, by key id; empty where not asked for.
+    """
+
+    settings: Settings
+    keys: Sequence[Key]
+    secrets: Mapping[str, StoredSecret]
+
+    def secret_of(self, key: Key) -> StoredSecret:
+        """Return a key's record; raises RecordRefusedError if it is gone."""
+        stored = self.secrets.get(key.key_id)
+        if stored is None:
+            raise RecordRefusedError(key.account, key.key_id, key.version)
+        return stored
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """
+    Several accounts at one moment.
+
+    Args:
+        accounts: In the order asked for.
+        position: The change feed's position at that moment.
+    """
+
+    accounts: Sequence[AccountSnapshot]
+    position: FeedPosition
+
+
+@dataclass(frozen=True, slots=True)
+class FeedPage:
+    """
+    One read of the change feed.
+
+    Args:
+        position: Where it ends.
+        floor: Every change after this number is in `changes`.
+        changes: Number and account, ascending.
+    """
+
+    position: FeedPosition
+    floor: int
+    changes: Sequence[tuple[int, str]]
+
+
+class AccountChange(Protocol):
+    """
+    One transaction on one account, whose row it holds locked.
+
+    `time` is the database's clock and `settings` the account's, both read under the lock.
+    """
+
+    time: datetime
+    settings: Settings
+
+    async def find_request(self, request_id: str) -> RecordedRequest | None:
+        """Return what was recorded under the id."""
+        ...
+
+    async def record_request(self, request_id: str, request: RecordedRequest) -> None:
+        """Record a request as carried out."""
+        ...
+
+    async def keys(self) -> list[Key]:
+        """Return the account's keys in order, at most 100."""
+        ...
+
+    async def key(self, key_id: str) -> Key:
+        """Return a key; raises KeyNotFoundError."""
+        ...
+
+    async def was_deleted(self, key_id: str) -> bool:
+        """Tell whether the id belonged to a key that is deleted."""
+        ...
+
+    async def insert_key(self, key: Key, record: Record) -> None:
+        """Store a new key with its first version."""
+        ...
+
+    async def update_key(self, key: Key) -> None:
+        """Store a key's fields, state and revision."""
+        ...
+
+    async def replace_secret(self, key: Key, record: Record) -> None:
+        """Store the key's new current version and destroy the secrets of all earlier ones."""
+        ...
+
+    async def delete_key(self, key: Key) -> None:
+        """Destroy a key with all its secrets; its name stays taken."""
+        ...
+
+    async def put_health(self, key: Key) -> None:
+        """Store the entries of the key's current version."""
+        ...
+
+    async def claim_probe(self, key: Key, lease: timedelta) -> bool:
+        """Take the one probe of the key's current version, unless another holds it."""
+        ...
+
+    async def put_settings(self, settings: Settings) -> None:
+        """Store the account's settings."""
+        ...
+
+    async def add_audit(self, entry: AuditEntry) -> None:
+        """Add to the audit trail."""
+        ...
+
+    def announce(self) -> None:
+        """Append the account to the change feed as the transaction's last statement."""
+        ...
+
+
+class KeyStore(Protocol):
+    """Keys, settings, requests and the change feed."""
+
+    async def change(self, account: str, work: Callable[[AccountChange], Awaitable[T]]) -> T:
+        """Run one transaction on an account; `work` may be called again and has no other effect."""
+        ...
+
+    async def find_request(self, account: str, request_id: str) -> RecordedRequest | None:
+        """Return what was recorded under the id."""
+        ...
+
+    async def snapshot(self, accounts: Sequence[str], *, secrets: bool) -> Snapshot:
+        """Read accounts and the feed's position at one moment; records only where asked for."""
+        ...
+
+    async def read_feed(self, after: int, limit: int) -> FeedPage:
+        """Read the newest changes after a number, at most `limit`, from the primary."""
+        ...
+
+    async def count_records(self) -> Mapping[tuple[str, int], int]:
+        """Count stored records by name and version of their key-encryption key."""
+        ...
+
+    async def forget(self, *, changes_kept: int, requests_kept: timedelta) -> None:
+        """Remove changes and recorded requests that are past their use, a bounded number."""
+        ...
+
+
+class AuditLog(Protocol):
+    """The audit trail."""
+
+    async def add(self, entries: Sequence[AuditEntry]) -> None:
+        """Add entries; they are durable when this returns."""
+        ...
+
+    async def page(self, account: str, *, before: int | None, limit: int) -> list[AuditEvent]:
+        """Return an account's entries, newest first, older than a number."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KekState:
+    """
+    Where a key-encryption key stands.
+
+    Args:
+        current_version: The version that wraps new data keys.
+        lowest_version: The lowest version that still unwraps.
+    """
+
+    current_version: int
+    lowest_version: int
+
+
+class KeyEncryption(Protocol):
+    """
+    The key-encryption key. Every method raises KekUnavailableError.
+
+    `name` identifies it, for example `vault:transit/ownkey`.
+    """
+
+    name: str
+
+    async def generate_data_key(self, context: bytes) -> DataKey:
+        """Make a fresh 256-bit data key, wrapped under the context."""
+        ...
+
+    async def unwrap(self, wrapped: WrappedKey, context: bytes) -> Secret | None:
+        """Unwrap a data key; None if it is not authentic under the context."""
+        ...
+
+    async def unwrap_many(self, items: Sequence[tuple[WrappedKey, bytes]]) -> list[Secret | None]:
+        """Unwrap data keys, at most 1,000, each with its context; answers in order."""
+        ...
+
+    async def rewrap_many(
+        self, items: Sequence[tuple[WrappedKey, bytes]]
+    ) -> list[WrappedKey | None]:
+        """Wrap data keys anew by the current version, without showing them; answers in order."""
+        ...
+
+    async def status(self) -> KekState:
+        """Return where it stands."""
+        ...
+
+
+class Prober(Protocol):
+    """Live tests, made by the router."""
+
+    async def probe(
+        self, provider: str, secret: Secret, *, default_model: str, allowed_models: Sequence[str]
+    ) -> LiveTest:
+        """
+        Test a secret at its provider.
+
+        Raises:
+            PeerUnavailableError: If the router is away.
+            InvalidArgumentError: If the router does not know the provider or a model.
+        """
+        ...
+
+    async def check(
+        self, provider: str, *, default_model: str, allowed_models: Sequence[str]
+    ) -> None:
+        """
+        Check that provider and models are known, calling no provider.
+
+        Raises:
+            PeerUnavailableError: If the router is away.
+            InvalidArgumentError: If the router does not know the provider or a model.
+        """
+        ...
+
+
+def binding_of(key: Key, *, generation: int) -> Binding:
+    """Return the binding of a key's current version."""
+    return Binding(key.account, key.key_id, key.version, generation, key.provider)

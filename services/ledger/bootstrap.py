@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Wire the ledger: the only place where its parts meet."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import grpc.aio
+from ownkey.ledger.v1 import ledger_service_pb2_grpc as pb_grpc
+
+from services.ledger.adapters.plan_file import load_plans
+from services.ledger.adapters.reader import PostgresLedgerReader
+from services.ledger.adapters.store import PostgresLedgerStore
+from services.ledger.config import LedgerConfig
+from services.ledger.rpc.policy import POLICY, SERVICE
+from services.ledger.rpc.servicer import LedgerServicer
+from services.ledger.rpc.status import TABLE
+from services.ledger.usecases.accounts import Accounts
+from services.ledger.usecases.attempts import Attempts
+from services.ledger.usecases.sweep import Sweeper
+from services.shared.boundary import Boundary
+from services.shared.clock import Clock, SystemClock
+from services.shared.config import read_secret_file
+from services.shared.identity import TokenAuthenticator
+from services.shared.ids import new_id
+from services.shared.migrate import check_schema
+from services.shared.postgres import Database
+from services.shared.server import ServerSpec
+
+SCHEMA_CODE = 1
+"""The newest schema number that this code knows."""
+
+SCHEMA_NEEDED = 1
+"""The lowest schema number that this code works on."""
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+@contextlib.asynccontextmanager
+async def ledger(config: LedgerConfig, *, clock: Clock | None = None) -> AsyncIterator[ServerSpec]:
+    """
+    Open the ledger.
+
+    Args:
+        config: Its configuration.
+        clock: Time; the machine's if None.
+
+    Yields:
+        What to serve. The sweeper runs meanwhile.
+
+    Raises:
+        ConfigError: If plans, secrets or schema cannot be used.
+        StoreUnavailableError: If the database stays away.
+    """
+    clock = clock or SystemClock()
+    plans = load_plans(config.plans_file)
+    key = read_secret_file(config.fingerprint_key_file)
+    authenticator = TokenAuthenticator(config.tokens_dir)
+    database = Database(
+        read_secret_file(config.database_dsn_file).reveal(),
+        application_name="ownkey-ledger",
+        pool_size=config.database_pool_size,
+    )
+    await database.open()
+    sweeping: asyncio.Task[None] | None = None
+    try:
+        await check_schema(database, code=SCHEMA_CODE, needed=SCHEMA_NEEDED)
+        store, reader = PostgresLedgerStore(database), PostgresLedgerReader(database)
+        lease = timedelta(seconds=config.lease_seconds)
+        servicer = LedgerServicer(
+            store=store,
+            reader=reader,
+            plans=plans,
+            attempts=Attempts(store=store, plans=plans, lease=lease),
+            accounts=Accounts(plans=plans, receipt_key=key, reader=reader),
+            key=key,
+            new_id=new_id,
+        )
+        sweeper = Sweeper(store=store, clock=clock, interval_seconds=config.sweep_seconds)
+        sweeping = asyncio.create_task(sweeper.run(), name="ledger-sweeper")
+
+        def register(server: grpc.aio.Server) -> None:
+            pb_grpc.add_LedgerServiceServicer_to_server(servicer, server)
+
+        yield ServerSpec(
+            listen=config.listen,
+            services=[SERVICE],
+            register=register,
+            boundary=Boundary(table=TABLE, authenticator=authenticator, policy=POLICY, clock=clock),
+            drain_seconds=config.drain_seconds,
+        )
+    finally:
+        if sweeping is not None:
+            sweeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sweeping
+        await database.close()

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ledger's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.shared.config import (
+    choice,
+    existing_file,
+    existing_folder,
+    listen_address,
+    load,
+    seconds,
+    setting,
+    whole,
+)
+
+PREFIX = "OWNKEY_LEDGER_"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LedgerConfig:
+    """How the ledger runs. Secrets are never values here: a setting names the file with one."""
+
+    listen: str = setting(
+        "OWNKEY_LEDGER_LISTEN",
+        "address to serve on, host:port; plain text on loopback only",
+        default="127.0.0.1:7103",
+        parse=listen_address,
+    )
+    database_dsn_file: Path = setting(
+        "OWNKEY_LEDGER_DATABASE_DSN_FILE",
+        "file with the DSN of the ledger's PostgreSQL database, mode 0600",
+        parse=existing_file,
+    )
+    database_pool_size: int = setting(
+        "OWNKEY_LEDGER_DATABASE_POOL_SIZE",
+        "connections held at most, 2 to 100; more than the server's cores help little",
+        default=10,
+        parse=whole(2, 100),
+    )
+    tokens_dir: Path = setting(
+        "OWNKEY_LEDGER_TOKENS_DIR",
+        "folder with one token file for each internal identity",
+        parse=existing_folder,
+    )
+    plans_file: Path = setting("OWNKEY_LEDGER_PLANS_FILE", "the plans, YAML", parse=existing_file)
+    fingerprint_key_file: Path = setting(
+        "OWNKEY_LEDGER_FINGERPRINT_KEY_FILE",
+        "file with the key of keyed hashes and pause receipts, shared by all replicas; with "
+        "another key old receipts no longer prove and repeated requests look like new bodies",
+        parse=existing_file,
+    )
+    lease_seconds: float = setting(
+        "OWNKEY_LEDGER_LEASE_SECONDS",
+        "how long a claim lasts unless renewed, 1 to 600; routers renew every 20 s",
+        default=60.0,
+        parse=seconds(1, 600),
+    )
+    sweep_seconds: float = setting(
+        "OWNKEY_LEDGER_SWEEP_SECONDS",
+        "time between two looks for leases that ran out, 0.1 to 600",
+        default=5.0,
+        parse=seconds(0.1, 600),
+    )
+    drain_seconds: float = setting(
+        "OWNKEY_LEDGER_DRAIN_SECONDS",
+        "how long running calls may go on after a stop was asked for",
+        default=10.0,
+        parse=seconds(0, 600),
+    )
+    log_format: str = setting(
+        "OWNKEY_LEDGER_LOG_FORMAT",
+        "json, or console for people",
+        default="json",
+        parse=choice("json", "console"),
+    )
+
+
+def read_config(environ: Mapping[str, str]) -> LedgerConfig:
+    """
+    Read the configuration.
+
+    Raises:
+        ConfigError: With every problem found.
+    """
+    return load(LedgerConfig, environ, prefix=PREFIX)

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Double entry: every movement takes an amount out of one sub-ledger of an account into another.
+
+All sub-ledgers belong to the account they mirror, the house's included, so no two accounts ever
+meet in one row and one account's books always sum to zero by themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+
+class SubLedger(StrEnum):
+    """A part of one account's books."""
+
+    CREDITS = "CREDITS"
+    OVERDRAFT = "OVERDRAFT"
+    ISSUED = "ISSUED"
+    SPENT = "SPENT"
+    FEES = "FEES"
+    INVOICE = "INVOICE"
+    ABSORBED = "ABSORBED"
+    EXPIRED = "EXPIRED"
+
+
+class EntryKind(StrEnum):
+    """Why credits moved."""
+
+    GRANT = "GRANT"
+    ADJUSTMENT = "ADJUSTMENT"
+    CHARGE = "CHARGE"
+    FEE = "FEE"
+    CORRECTION = "CORRECTION"
+    EXPIRY = "EXPIRY"
+    REPAYMENT = "REPAYMENT"
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """
+    What stands behind a movement.
+
+    Args:
+        mode_epoch: Epoch under which the attempt was authorized, else the account's current one.
+        authorization: Id of the attempt; empty for others.
+        credits_asked: True if the attempt's request asked for credits by name.
+        reason: The adjustment's reason or the grant's note.
+        actor: Identity that called; empty for the ledger itself.
+    """
+
+    mode_epoch: int
+    authorization: str = ""
+    credits_asked: bool = False
+    reason: str = ""
+    actor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """
+    One movement.
+
+    Args:
+        sequence: Its number in the account, from 1 without gaps.
+        kind: Why.
+        debit: What the amount was taken from.
+        credit: What it was added to.
+        amount: Nano-credits, more than zero.
+        posted_after: What the account owned after it.
+        grant_id: Grant whose credits moved; empty if no grant's did.
+        cause: What stands behind it.
+        create_time: On the account's time.
+    """
+
+    sequence: int
+    kind: EntryKind
+    debit: SubLedger
+    credit: SubLedger
+    amount: int
+    posted_after: int
+    grant_id: str
+    cause: Cause
+    create_time: datetime
+
+    @property
+    def posted_change(self) -> int:
+        """By how much it changed what the account owns."""
+        owned = (SubLedger.CREDITS, SubLedger.OVERDRAFT)
+        return self.amount * ((self.credit in owned) - (self.debit in owned))

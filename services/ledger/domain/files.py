@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+An account's file: all that one unit of work may read and change of an account, under its lock.
+
+The rules of the use cases work on files and do no I/O; the store loads them before and writes back
+what they hold as new or changed after.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from services.ledger.domain.accounts import Account
+from services.ledger.domain.book import Book
+from services.ledger.domain.modes import BillingMode
+from services.ledger.domain.receipts import PauseReceipt
+from services.ledger.domain.requests import Authorization, Request, Settlement
+from services.ledger.domain.usage import UsageKey, UsageSum
+from services.ledger.errors import Refusal
+
+AttemptKey = tuple[str, str, int]
+"""Request id, claimant, sequence."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRefusal:
+    """
+    A refused attempt.
+
+    Args:
+        digest: Digest of what was asked for.
+        refusal: What was answered.
+    """
+
+    digest: bytes
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedOperation:
+    """
+    An operation that was answered.
+
+    Args:
+        request_id: Its id.
+        operation: Its name.
+        fingerprint: Keyed hash of its body.
+        answer: The response's bytes, or the refusal.
+    """
+
+    request_id: str
+    operation: str
+    fingerprint: bytes
+    answer: bytes | Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class ModeChange:
+    """
+    A change of mode or of plan and mode.
+
+    Args:
+        mode_epoch: The epoch that began with it.
+        billing_mode: The mode from then on.
+        plan_id: The plan then.
+        entry_sequence: Number of the account's last entry.
+        posted: Owned then, holds included.
+        reserved: Reserved then.
+        receipt: If it paused credits.
+        actor: Identity that called.
+        create_time: When.
+    """
+
+    mode_epoch: int
+    billing_mode: BillingMode
+    plan_id: str
+    entry_sequence: int
+    posted: int
+    reserved: int
+    receipt: PauseReceipt | None
+    actor: str
+    create_time: datetime
+
+
+@dataclass(slots=True)
+class Changes:
+    """
+    What a unit of work adds to a file; the store writes it.
+
+    Args:
+        account: True if the account's row changed.
+        requests: Ids of the requests that are new or changed.
+        authorizations: New ones.
+        settlements: New ones, with their attempt.
+        refusals: New ones, by attempt.
+        operations: New ones.
+        mode_changes: New ones.
+        usage: What to add to the usage sums.
+    """
+
+    account: bool = False
+    requests: set[str] = field(default_factory=set)
+    authorizations: list[Authorization] = field(default_factory=list)
+    settlements: list[tuple[Authorization, int, Settlement]] = field(default_factory=list)
+    refusals: dict[AttemptKey, RecordedRefusal] = field(default_factory=dict)
+    operations: list[RecordedOperation] = field(default_factory=list)
+    mode_changes: list[ModeChange] = field(default_factory=list)
+    usage: dict[UsageKey, UsageSum] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class AccountFile:
+    """
+    One account's file.
+
+    Args:
+        account: The account.
+        book: Its money, at the account's time.
+        clock: The database's clock when the file was opened; leases are measured by it.
+        created: True if this unit of work makes the account.
+        requests: Those asked for, by id.
+        attempts: Those asked for: of the current run, and of the claimant that asks.
+        refusals: Those asked for.
+        operations: Those asked for, by request id.
+        open_holds: Every open attempt, where asked for.
+        changes: What is new.
+    """
+
+    account: Account
+    book: Book
+    clock: datetime
+    created: bool = False
+    requests: dict[str, Request] = field(default_factory=dict)
+    attempts: dict[AttemptKey, Authorization] = field(default_factory=dict)
+    refusals: dict[AttemptKey, RecordedRefusal] = field(default_factory=dict)
+    operations: dict[str, RecordedOperation] = field(default_factory=dict)
+    open_holds: list[tuple[str, int]] = field(default_factory=list)
+    changes: Changes = field(default_factory=Changes)
+
+    @property
+    def now(self) -> datetime:
+        """The account's time, which never goes back."""
+        return self.book.now
+
+    def run_of(self, request: Request) -> list[Authorization]:
+        """Return the attempts of a request's current run, in order."""
+        found = [
+            attempt
+            for attempt in self.attempts.values()
+            if attempt.request_id == request.request_id and attempt.run == request.run
+        ]
+        return sorted(found, key=lambda attempt: attempt.sequence)
+
+    def put_request(self, request: Request) -> None:
+        """Keep a request that is new or changed."""
+        self.requests[request.request_id] = request
+        self.changes.requests.add(request.request_id)
+
+    def add_attempt(self, attempt: Authorization) -> None:
+        """Keep a new authorization."""
+        self.attempts[attempt.request_id, attempt.claimant, attempt.sequence] = attempt
+        self.changes.authorizations.append(attempt)
+        self.changes.account = True
+
+    def add_settlement(self, attempt: Authorization, settlement: Settlement) -> None:
+        """Keep a new settlement of an attempt."""
+        attempt.settlements.append(settlement)
+        self.changes.settlements.append((attempt, len(attempt.settlements), settlement))
+        self.changes.account = True
+
+    def add_refusal(self, key: AttemptKey, recorded: RecordedRefusal) -> None:
+        """Keep a refused attempt."""
+        self.refusals[key] = recorded
+        self.changes.refusals[key] = recorded
+
+    def add_operation(self, operation: RecordedOperation) -> None:
+        """Keep an answered operation."""
+        self.operations[operation.request_id] = operation
+        self.changes.operations.append(operation)
+
+    def add_usage(self, key: UsageKey, usage: UsageSum) -> None:
+        """Add to the usage sums; counts may be below zero, to take back."""
+        self.changes.usage[key] = self.changes.usage.get(key, UsageSum()).plus(usage)

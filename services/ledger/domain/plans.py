@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plans: what an account may do and what it pays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from services.ledger.domain.modes import BillingMode, Operation
+from services.ledger.domain.money import COST_NANO_USD_MAX, CREDITS_MAX, PriceTerms
+from services.ledger.errors import ModeNotAllowedError, PlanNotFoundError
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """
+    A plan.
+
+    Args:
+        plan_id: Its id in `plans/{plan}`.
+        title: For people.
+        allowed_modes: Modes an account on it may choose.
+        default_mode: Mode of an account created without one.
+        credit_value_nano_usd: What one credit is worth.
+        markup_parts_per_million: On the vendor cost; 1,000,000 charges the cost itself.
+        operation_prices: Fixed prices in nano-credits, which win over the markup.
+        overdraft_nano_credits: How far a capture past its hold may take the balance below zero.
+    """
+
+    plan_id: str
+    title: str
+    allowed_modes: tuple[BillingMode, ...]
+    default_mode: BillingMode
+    credit_value_nano_usd: int
+    markup_parts_per_million: int
+    operation_prices: Mapping[Operation, int]
+    overdraft_nano_credits: int
+
+    @property
+    def name(self) -> str:
+        """Its resource name."""
+        return f"plans/{self.plan_id}"
+
+    def price_terms(self, operation: Operation) -> PriceTerms:
+        """Return how this plan prices a kind of work."""
+        return PriceTerms(
+            credit_value_nano_usd=self.credit_value_nano_usd,
+            markup_parts_per_million=self.markup_parts_per_million,
+            fixed_nano_credits=self.operation_prices.get(operation),
+        )
+
+    def problems(self) -> list[str]:
+        """Return every contradiction in it, one sentence each; none if it can be used."""
+        found = []
+        if not self.allowed_modes:
+            found.append("allowed_modes is empty: an account on it could never do anything")
+        if self.default_mode not in self.allowed_modes:
+            found.append(f"default_mode {self.default_mode} is not among allowed_modes")
+        if self.credit_value_nano_usd <= 0:
+            found.append("credit_value_nano_usd must be more than zero")
+        if self.markup_parts_per_million < 0:
+            found.append("markup_parts_per_million must be zero or more")
+        if not 0 <= self.overdraft_nano_credits <= CREDITS_MAX:
+            found.append(f"overdraft_nano_credits must be 0 to {CREDITS_MAX}")
+        found += [
+            f"the price of {operation} must be 0 to {CREDITS_MAX} nano-credits"
+            for operation, price in self.operation_prices.items()
+            if not 0 <= price <= CREDITS_MAX
+        ]
+        if not found and self._dearest() > CREDITS_MAX:
+            found.append(
+                "credit_value_nano_usd is so small or markup_parts_per_million so large that the "
+                f"dearest attempt ({COST_NANO_USD_MAX} nano-USD) would pass {CREDITS_MAX} "
+                "nano-credits"
+            )
+        return found
+
+    def _dearest(self) -> int:
+        terms = PriceTerms(self.credit_value_nano_usd, self.markup_parts_per_million, None)
+        return terms.credit_price(COST_NANO_USD_MAX)
+
+
+class PlanBook:
+    """
+    The plans of the plans file.
+
+    Args:
+        plans: At least one, with different ids, none with problems.
+    """
+
+    def __init__(self, plans: Mapping[str, Plan]) -> None:
+        self._plans = dict(sorted(plans.items()))
+
+    def all(self) -> list[Plan]:
+        """Return every plan, by id."""
+        return list(self._plans.values())
+
+    def get(self, plan_id: str) -> Plan:
+        """
+        Return a plan.
+
+        Raises:
+            PlanNotFoundError: If there is none of this id.
+        """
+        plan = self._plans.get(plan_id)
+        if plan is None:
+            names = ", ".join(known.name for known in self._plans.values())
+            message = f"there is no plan plans/{plan_id}; the plans are {names}"
+            raise PlanNotFoundError(
+                message, metadata={"plan": f"plans/{plan_id}", "plans": names.replace(" ", "")}
+            )
+        return plan
+
+    def require_mode(self, plan: Plan, mode: BillingMode) -> None:
+        """
+        Hold an account to its plan's modes.
+
+        Raises:
+            ModeNotAllowedError: Naming the plans that allow the mode.
+        """
+        if mode in plan.allowed_modes:
+            return
+        others = [known.name for known in self._plans.values() if mode in known.allowed_modes]
+        remedy = f"it is allowed on {', '.join(others)}" if others else "no plan allows it"
+        message = f"{plan.name} does not allow billing mode {mode}; {remedy}"
+        raise ModeNotAllowedError(
+            message,
+            metadata={
+                "billing_mode": mode.value,
+                "plan": plan.name,
+                "allowed_plans": ",".join(others),
+            },
+        )

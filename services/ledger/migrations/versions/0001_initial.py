@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The ledger's first schema.
+
+Every key starts with `bucket, account_id`: rows of one account stay together when the tables are
+spread over a cluster, and no key is unique across accounts.
+"""
+
+from __future__ import annotations
+
+from alembic import op
+
+from services.shared.migrate import record_version
+
+revision = "0001"
+down_revision = None
+
+ACCOUNTS = """
+CREATE TABLE accounts (
+    bucket smallint NOT NULL CHECK (bucket BETWEEN 0 AND 1023),
+    account_id text NOT NULL,
+    plan_id text NOT NULL,
+    billing_mode text NOT NULL CHECK (billing_mode IN ('CREDITS', 'OWN_KEY_FIRST', 'OWN_KEY_ONLY')),
+    mode_epoch bigint NOT NULL CHECK (mode_epoch >= 1),
+    fallback_consent text NOT NULL
+        CHECK (fallback_consent IN ('NEVER', 'RATE_LIMIT', 'KEY_FAILURE', 'ANY')),
+    fallback_daily_cap bigint CHECK (fallback_daily_cap >= 0),
+    fallback_day date,
+    fallback_used bigint NOT NULL DEFAULT 0 CHECK (fallback_used >= 0),
+    pause_time timestamptz,
+    paused_for interval NOT NULL DEFAULT '0',
+    credits bigint NOT NULL DEFAULT 0 CHECK (credits >= 0),
+    reserved bigint NOT NULL DEFAULT 0 CHECK (reserved >= 0),
+    overdrawn bigint NOT NULL DEFAULT 0 CHECK (overdrawn >= 0),
+    issued bigint NOT NULL DEFAULT 0,
+    spent bigint NOT NULL DEFAULT 0 CHECK (spent >= 0),
+    fees bigint NOT NULL DEFAULT 0 CHECK (fees >= 0),
+    invoiced bigint NOT NULL DEFAULT 0 CHECK (invoiced >= 0),
+    absorbed bigint NOT NULL DEFAULT 0 CHECK (absorbed >= 0),
+    expired bigint NOT NULL DEFAULT 0 CHECK (expired >= 0),
+    overdraft_limit bigint NOT NULL CHECK (overdraft_limit >= 0),
+    entry_count bigint NOT NULL DEFAULT 0,
+    authorization_count bigint NOT NULL DEFAULT 0,
+    revision bigint NOT NULL DEFAULT 1,
+    last_time timestamptz NOT NULL,
+    create_time timestamptz NOT NULL,
+    update_time timestamptz NOT NULL,
+    PRIMARY KEY (bucket, account_id),
+    CONSTRAINT holds_within_credits CHECK (reserved <= credits),
+    CONSTRAINT overdraft_within_limit CHECK (overdrawn <= overdraft_limit),
+    CONSTRAINT books_sum_to_zero CHECK (
+        credits + spent + fees + expired = overdrawn + issued + invoiced + absorbed),
+    CONSTRAINT paused_in_own_key_only CHECK (
+        (pause_time IS NOT NULL) = (billing_mode = 'OWN_KEY_ONLY'))
+) WITH (fillfactor = 70)
+"""
+
+GRANTS = """
+CREATE TABLE grants (
+    bucket smallint NOT NULL,
+    account_id text NOT NULL,
+    grant_id text NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('MONTHLY', 'PURCHASED', 'PROMOTIONAL', 'ADJUSTMENT')),
+    amount bigint NOT NULL CHECK (amount > 0),
+    remaining bigint NOT NULL CHECK (remaining >= 0),
+    reserved bigint NOT NULL CHECK (reserved >= 0 AND reserved <= remaining),
+    expire_time timestamptz,
+    paused_before interval NOT NULL,
+    note text NOT NULL,
+    create_time timestamptz NOT NULL,
+    number bigint NOT NULL,
+    PRIMARY KEY (bucket, account_id, grant_id),
+    FOREIGN KEY (bucket, account_id) REFERENCES accounts
+) WITH (fillfactor = 70)
+"""
+
+GRANTS_UNSPENT = "CREATE INDEX grants_unspent ON grants (bucket, account_id) WHERE remaining > 0"
+
+REQUESTS = """
+CREATE TABLE requests (
+    bucket smallint NOT NULL,
+    account_id text NOT NULL,
+    request_id uuid NOT NULL,
+    fingerprint bytea NOT NULL CHECK (octet_length(fingerprint) = 32),
+    fingerprint_version integer NOT NULL CHECK (fingerprint_version >= 1),
+    claimant text NOT NULL,
+    run integer NOT NULL CHECK (run >= 1),
+    state text NOT NULL
+        CHECK (state IN ('RUNNING', 'SUCCEEDED', 'FAILED_CHARGED', 'FAILED_UNCHARGED')),
+    ended_by text NOT NULL CHECK (ended_by IN ('', 'CALLER', 'REFUSAL', 'LAPSE')),
+    last_sequence smallint NOT NULL CHECK (last_sequence BETWEEN 1 AND 32),
+    lease_expire_time timestamptz NOT NULL,
+    own_key_tried boolean NOT NULL,
+    always_use boolean NOT NULL,
+    checkpoint jsonb,
+    outcome bytea NOT NULL CHECK (octet_length(outcome) <= 16384),
+    create_time timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (bucket, account_id, request_id),
+    FOREIGN KEY (bucket, account_id) REFERENCES accounts,
+    CONSTRAINT running_has_not_ended CHECK ((state = 'RUNNING') = (ended_by = ''))
+) WITH (fillfactor = 70)
+"""
+
+# Small at any time, and without the lease's end, so that renewing touches no index.
+REQUESTS_RUNNING = (
+    "CREATE INDEX requests_running ON requests (bucket, account_id) WHERE state = 'RUNNING'"
+)
+
+AUTHORIZATIONS = """
+CREATE TABLE authorizations (
+    bucket smallint NOT NULL,
+    account_id text NOT NULL,
+    request_id uuid NOT NULL,
+    claimant text NOT NULL,
+    sequence smallint NOT NULL CHECK (sequence BETWEEN 1 AND 32),
+    run integer NOT NULL,
+    number bigint NOT NULL,
+    digest bytea NOT NULL,
+    funding text NOT NULL CHECK (funding IN ('OWN_KEY', 'CREDITS')),
+    source text NOT NULL CHECK (source IN ('AUTO', 'OWN_KEY', 'CREDITS')),
+    own_key_state text NOT NULL,
+    fallback_day date,
+    mode_epoch bigint NOT NULL,
+    plan_id text NOT NULL,
+    operation text NOT NULL,
+    model text NOT NULL,
+    provider text NOT NULL,
+    price_id text NOT NULL,
+    credit_value_nano_usd bigint NOT NULL,
+    markup_parts_per_million bigint NOT NULL,
+    fixed_nano_credits bigint,
+    key text NOT NULL,
+    key_version bigint NOT NULL,
+    key_etag text NOT NULL,
+    key_limit_nano_usd bigint,
+    worst_case_nano_usd bigint CHECK (worst_case_nano_usd >= 0),
+    fee_held bigint NOT NULL DEFAULT 0 CHECK (fee_held >= 0),
+    allowance_month date,
+    held bigint NOT NULL CHECK (held >= 0),
+    hold_grants text[] NOT NULL,
+    hold_amounts bigint[] NOT NULL,
+    create_time timestamptz NOT NULL,
+    PRIMARY KEY (bucket, account_id, request_id, claimant, sequence),
+    UNIQUE (bucket, account_id, number),
+    FOREIGN KEY (bucket, account_id, request_id) REFERENCES requests
+)
+"""
+
+SETTLEMENTS = """
+CREATE TABLE settlements (
+    bucket smallint NOT NULL,
+    account_id text NOT NULL,
+    request_id uuid NOT NULL,
+    claimant text NOT NULL,
+    sequence smallint NOT NULL,
+    revision smallint NOT NULL CHECK (revision BETWEEN 1 AND 2),
+    state text NOT NULL CHECK (state IN ('CAPTURED', 'RELEASED', 'LAPSED')),
+    terms_digest bytea NOT NULL,
+    capture jsonb,
+    outcome text NOT NULL,
+    vendor_cost_nano_usd bigint CHECK (vendor_cost_nano_usd >= 0),
+    charged bigint NOT NULL CHECK (charged >= 0),
+    fee bigint NOT NULL DEFAULT 0 CHECK (fee >= 0 AND fee <= charged),
+    overdraft bigint NOT NULL CHECK (overdraft >= 0),
+    absorbed bigint NOT NULL CHECK (absorbed >= 0),
+    charge_grants text[] NOT NULL,
+    charge_amounts bigint[] NOT NULL,
+    settle_time timestamptz NOT NULL,
+    PRIMARY KEY (bucket, account_id, request_id, claimant, sequence, revision),
+    FOREIGN KEY (bucket, account_id, request_id, claimant, sequence) REFERENCES authorizations
+)
+"""
+
+REFUSALS = """
+CREATE TABLE refusals (
+    bucket smallint NOT NULL,
+    account_id text NOT NULL,
+    request_id uuid NOT NULL,
+    claimant text NOT NULL,
+    sequence smallint NOT NULL,
+    digest bytea NOT NULL,
+    refusal jsonb NOT NULL,
+    create_time timestamptz NOT NULL,
+    PRIMARY KEY (bucket, account_id, request_id, claimant, sequence),
+    FOREIGN KEY (bucket, account_id, request_id) REFERENCES requests
+)
+"""
+
+ENTRIES = """
+CREATE TABLE entries (
+    bucket smallint NOT NULL,
+    account_id text NOT NULL,
+    sequence bigint NOT NULL CHECK (sequence >= 1),
+    kind text NOT NULL CHECK (kind IN (
+        'GRANT', 'ADJUSTMENT', 'CHARGE', 'FEE', 'CORRECTION', 'EXPIRY', 'REPAYMENT')),
+    debit text NOT NULL,
+    credit text NOT NULL,
+    amount bigint NOT NULL CHECK (amount > 0),
+    posted_after bigint NOT NULL,
+    grant_id text NOT NULL,
+    authorization_id text NOT NULL,
+    mode_epoch bigint NOT NULL,
+    credits_asked boolean NOT NULL,
+    reason text NOT NULL,
+    actor text NOT NULL,
+    create_time timestamptz NOT NULL,
+    PRIMARY KEY (bucket, account_id, sequence),
+    FOREIGN KEY (bucket, account_id) REFERENCES accounts,
+    CONSTRAINT two_sides CHECK (debit <> credit)
+)
+"""
+
+OPERATIONS = """
+CREATE TABLE operations (
+    bucket smallint NOT NULL,
+    account_id text NOT NULL,
+    request_id uuid NOT NULL,
+    operation text NOT NULL,
+    fingerprint bytea NOT NULL CHECK (octet_length(fingerprint) = 32),
+    response bytea,
+    refusal jsonb,
+    create_time timestamptz NOT NULL,
+    PRIMARY KEY (bucket, account_id, request_id),
+    FOREIGN KEY (bucket, account_id) REFERENCES accounts,
+    CONSTRAINT answered_one_way CHECK ((response IS NULL) <> (refusal IS NULL))
+)
+"""
+
+MODE_CHANGES = """
+CREATE TABLE mode_changes (
+    bucket smallint NOT NULL,
+    account_id text NOT NULL,
+    mode_epoch bigint NOT NULL,
+    billing_mode text NOT NULL,
+    plan_id text NOT NULL,
+    entry_sequence bigint NOT NULL,
+    posted bigint NOT NULL,
+    reserved bigint NOT NULL,
+    receipt jsonb,
+    actor text NOT NULL,
+    create_time timestamptz NOT NULL,
+    PRIMARY KEY (bucket, account_id, mode_epoch),
+    FOREIGN KEY (bucket, account_id) REFERENCES accounts,
+    CONSTRAINT a_pause_has_its_receipt CHECK (
+        (receipt IS NOT NULL) = (billing_mode = 'OWN_KEY_ONLY'))
+)
+"""
+
+USAGE = """
+CREATE TABLE usage_days (
+    bucket smallint NOT NULL,
+    account_id text NOT NULL,
+    day date NOT NULL,
+    model text NOT NULL,
+    provider text NOT NULL,
+    key text NOT NULL,
+    funding text NOT NULL,
+    attempt_count bigint NOT NULL,
+    vendor_cost_nano_usd bigint NOT NULL,
+    charged_nano_credits bigint NOT NULL,
+    fee_nano_credits bigint NOT NULL,
+    input_token_count bigint NOT NULL,
+    cached_input_token_count bigint NOT NULL,
+    cache_write_token_count bigint NOT NULL,
+    output_token_count bigint NOT NULL,
+    reasoning_token_count bigint NOT NULL,
+    image_count bigint NOT NULL,
+    character_count bigint NOT NULL,
+    media_milliseconds bigint NOT NULL,
+    PRIMARY KEY (bucket, account_id, day, model, provider, key, funding),
+    FOREIGN KEY (bucket, account_id) REFERENCES accounts
+) WITH (fillfactor = 70)
+"""
+
+# Own-key spending by month and key, and free requests by month: rows appear with plans and keys
+# that use them.
+KEY_BUDGETS = """
+CREATE TABLE key_budgets (
+    bucket smallint NOT NULL,
+    account_id text NOT NULL,
+    key text NOT NULL,
+    month date NOT NULL,
+    held_nano_usd bigint NOT NULL CHECK (held_nano_usd >= 0),
+    spent_nano_usd bigint NOT NULL CHECK (spent_nano_usd >= 0),
+    PRIMARY KEY (bucket, account_id, key, month),
+    FOREIGN KEY (bucket, account_id) REFERENCES accounts
+) WITH (fillfactor = 70)
+"""
+
+ALLOWANCES = """
+CREATE TABLE allowances (
+    bucket smallint NOT NULL,
+    account_id text NOT NULL,
+    month date NOT NULL,
+    held_count bigint NOT NULL CHECK (held_count >= 0),
+    used_count bigint NOT NULL CHECK (used_count >= 0),
+    PRIMARY KEY (bucket, account_id, month),
+    FOREIGN KEY (bucket, account_id) REFERENCES accounts
+) WITH (fillfactor = 70)
+"""
+
+
+def upgrade() -> None:
+    for statement in (
+        ACCOUNTS,
+        GRANTS,
+        GRANTS_UNSPENT,
+        REQUESTS,
+        REQUESTS_RUNNING,
+        AUTHORIZATIONS,
+        SETTLEMENTS,
+        REFUSALS,
+        ENTRIES,
+        OPERATIONS,
+        MODE_CHANGES,
+        USAGE,
+        KEY_BUDGETS,
+        ALLOWANCES,
+    ):
+        op.execute(statement)
+    record_version(1, lowest_code=1)

@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Authorize an attempt: the claim of a request, the settlement of its last attempt, the decision who
+pays, and the hold, in one unit of work.
+
+Order: first what depends on the moment and leaves nothing behind (a reused id, a run in progress, a
+wrong number); then the settlement, which stands whatever follows; then the decision, which is
+recorded also when it is a refusal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+from services.ledger.domain.files import AccountFile, RecordedRefusal
+from services.ledger.domain.funding import FundingDecision, FundingRequest, decide
+from services.ledger.domain.modes import Funding, OwnKeyState
+from services.ledger.domain.plans import Plan, PlanBook
+from services.ledger.domain.requests import (
+    Authorization,
+    EndedBy,
+    Request,
+    RequestState,
+    state_at_end,
+)
+from services.ledger.errors import (
+    CreditsNotPossibleError,
+    FallbackCapReachedError,
+    Refusal,
+    RequestIdReusedError,
+    RequestInProgressError,
+    SequenceOutOfOrderError,
+)
+from services.ledger.usecases.commands import AuthorizeCommand
+from services.ledger.usecases.settle import find_attempt, lapse, lapsed, settle_attempt
+from services.shared.errors import QuotaViolation
+
+PROGRESS_RETRY_SECONDS_MAX = 2.0
+"""Longest wait a repeat of a running request is told: a run may end long before its lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """
+    The attempt may run.
+
+    Args:
+        attempt: The authorization.
+        request: Its request.
+        settled: The settled previous attempt, if the command carried its settlement.
+    """
+
+    attempt: Authorization
+    request: Request
+    settled: Authorization | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """
+    The request had ended before.
+
+    Args:
+        request: Where it stands.
+        attempts: Those of its last run, in order.
+    """
+
+    request: Request
+    attempts: list[Authorization]
+
+
+def authorize(
+    file: AccountFile, command: AuthorizeCommand, *, plans: PlanBook, lease: timedelta
+) -> Granted | Recorded:
+    """
+    Authorize an attempt.
+
+    Raises:
+        ServiceError: One of those listed at the RPC.
+    """
+    request = file.requests.get(command.request_id)
+    if request is not None and (
+        (request.fingerprint, request.fingerprint_version)
+        != (command.fingerprint, command.fingerprint_version)
+    ):
+        raise RequestIdReusedError(command.request_id)
+    repeated = _repeated(file, command)
+    if repeated is not None:
+        return repeated
+    if request is not None and request.claimant != command.claimant:
+        if lapsed(file, request):
+            lapse(file, request)
+        if request.state is RequestState.RUNNING:
+            remaining = (request.lease_expire_time - file.clock).total_seconds()
+            raise RequestInProgressError(
+                command.request_id,
+                retry_after_seconds=min(remaining, PROGRESS_RETRY_SECONDS_MAX),
+            )
+        if request.state is not RequestState.FAILED_UNCHARGED:
+            return Recorded(request, file.run_of(request))
+    _check_sequence(file, request, command)
+    settled = _settle_previous(file, command)
+    plan = plans.get(file.account.plan_id)
+    claim = _claim(file, request, command, lease=lease)
+    try:
+        plans.require_mode(plan, file.account.billing_mode)
+        attempt = _grant(file, claim, command, plan=plan)
+    except Refusal as refusal:
+        _refuse(file, claim, command, refusal)
+        raise
+    file.add_attempt(attempt)
+    file.put_request(claim)
+    return Granted(attempt, claim, settled)
+
+
+def _repeated(file: AccountFile, command: AuthorizeCommand) -> Granted | None:
+    """Answer a repeat of the same attempt by the same claimant as the first time."""
+    key = (command.request_id, command.claimant, command.sequence)
+    attempt, refused = file.attempts.get(key), file.refusals.get(key)
+    digest = attempt.digest if attempt else refused.digest if refused else command.digest
+    if digest != command.digest:
+        raise RequestIdReusedError(command.request_id)
+    if refused is not None:
+        raise refused.refusal
+    if attempt is None:
+        return None
+    request = file.requests[command.request_id]
+    return Granted(attempt, request, _settle_previous(file, command))
+
+
+def _check_sequence(file: AccountFile, request: Request | None, command: AuthorizeCommand) -> None:
+    """Hold the attempt to its place in the run."""
+    new_run = request is None or request.claimant != command.claimant
+    expected = 1 if new_run or request is None else request.last_sequence + 1
+    if command.sequence != expected:
+        why = f"the next attempt of this claimant's run is number {expected}"
+        raise SequenceOutOfOrderError(command.sequence, expected=expected, why=why)
+    if new_run or request is None:
+        if command.settlement is not None:
+            why = "the first attempt of a run has none before it to settle"
+            raise SequenceOutOfOrderError(command.sequence, expected=expected, why=why)
+        return
+    if request.ended_by in {EndedBy.CALLER, EndedBy.LAPSE}:
+        why = f"the run has ended ({request.state}); start the request anew with a new claimant"
+        raise SequenceOutOfOrderError(command.sequence, expected=expected, why=why)
+    settling = command.settlement.sequence if command.settlement else 0
+    for attempt in file.run_of(request):
+        if attempt.settlement is None and attempt.sequence != settling:
+            why = f"attempt {attempt.sequence} is still open; send its settlement along"
+            raise SequenceOutOfOrderError(command.sequence, expected=expected, why=why)
+
+
+def _settle_previous(file: AccountFile, command: AuthorizeCommand) -> Authorization | None:
+    terms = command.settlement
+    if terms is None:
+        return None
+    attempt = find_attempt(file, command.request_id, command.claimant, terms.sequence)
+    settle_attempt(file, attempt, terms)
+    return attempt
+
+
+def _claim(
+    file: AccountFile, request: Request | None, command: AuthorizeCommand, *, lease: timedelta
+) -> Request:
+    """Return the request as this attempt leaves it if it is granted; nothing is kept yet."""
+    same_run = request is not None and request.claimant == command.claimant
+    tried = command.own_key_state is OwnKeyState.READY
+    always_use = command.always_use
+    if request is not None and same_run:
+        tried = tried or request.own_key_tried
+        always_use = always_use or request.always_use
+    run = 1 if request is None else request.run + (not same_run)
+    return Request(
+        request_id=command.request_id,
+        fingerprint=command.fingerprint,
+        fingerprint_version=command.fingerprint_version,
+        claimant=command.claimant,
+        run=run,
+        state=RequestState.RUNNING,
+        ended_by=EndedBy.NOTHING,
+        last_sequence=command.sequence,
+        lease_expire_time=file.clock + lease,
+        own_key_tried=tried,
+        always_use=always_use,
+        checkpoint=None,
+        outcome=b"",
+    )
+
+
+def _refuse(file: AccountFile, claim: Request, command: AuthorizeCommand, refusal: Refusal) -> None:
+    """Record a refusal: it ends the run unless the same claimant goes on."""
+    claim.state = state_at_end(succeeded=False, attempts=file.run_of(claim))
+    claim.ended_by = EndedBy.REFUSAL
+    file.put_request(claim)
+    key = (command.request_id, command.claimant, command.sequence)
+    file.add_refusal(key, RecordedRefusal(command.digest, refusal))
+
+
+def _grant(
+    file: AccountFile, claim: Request, command: AuthorizeCommand, *, plan: Plan
+) -> Authorization:
+    account = file.account
+    decision = decide(
+        FundingRequest(
+            mode=account.billing_mode,
+            consent=account.fallback_consent,
+            source=command.source,
+            own_key_state=command.own_key_state,
+            always_use=claim.always_use,
+            own_key_tried=claim.own_key_tried,
+        )
+    )
+    own_key = command.own_key if decision.funding is Funding.OWN_KEY else None
+    terms = own_key or command.credits
+    if terms is None:
+        raise _credits_not_possible(command)
+    price_terms = plan.price_terms(command.operation)
+    amount = 0 if own_key else price_terms.credit_price(terms.worst_case_nano_usd or 0)
+    fallback_day = _within_cap(file, decision, amount)
+    hold = file.book.reserve(amount)
+    if fallback_day is not None:
+        account.fallback_used = account.fallback_used_on(fallback_day) + amount
+        account.fallback_day = fallback_day
+    account.authorization_count += 1
+    return Authorization(
+        request_id=command.request_id,
+        claimant=command.claimant,
+        run=claim.run,
+        sequence=command.sequence,
+        number=account.authorization_count,
+        digest=command.digest,
+        funding=decision.funding,
+        source=command.source,
+        own_key_state=command.own_key_state,
+        fallback_day=fallback_day,
+        mode_epoch=account.mode_epoch,
+        plan_id=plan.plan_id,
+        operation=command.operation,
+        price_row=terms.price_row,
+        price_terms=price_terms,
+        key=own_key.key if own_key else "",
+        key_version=own_key.key_version if own_key else 0,
+        key_etag=own_key.key_etag if own_key else "",
+        worst_case_nano_usd=terms.worst_case_nano_usd,
+        hold=hold,
+        create_time=file.now,
+    )
+
+
+def _within_cap(file: AccountFile, decision: FundingDecision, amount: int) -> date | None:
+    """Return the UTC day whose cap a fallback counts on, None for no fallback."""
+    if not decision.fallback:
+        return None
+    account, day = file.account, file.now.date()
+    used, cap = account.fallback_used_on(day), account.fallback_daily_cap
+    if cap is not None and used + amount > cap:
+        name = f"accounts/{account.account_id}"
+        message = (
+            f"the fallback needs {amount} nano-credits and {max(0, cap - used)} are left of the "
+            f"daily cap of {cap}; raise the cap, wait for the next UTC day, or ask for CREDITS"
+        )
+        raise FallbackCapReachedError(
+            message,
+            metadata={
+                "cap_nano_credits": str(cap),
+                "used_nano_credits": str(used),
+                "needed_nano_credits": str(amount),
+            },
+            quotas=[QuotaViolation(name, f"{max(0, cap - used)} nano-credits left until 00:00Z")],
+        )
+    return day
+
+
+def _credits_not_possible(command: AuthorizeCommand) -> CreditsNotPossibleError:
+    message = (
+        "credits would pay for this request, but no shared key serves it or its model has no "
+        "price; ask for another model, or use an own key"
+    )
+    return CreditsNotPossibleError(message, metadata={"source": command.source.value})

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verify the ledger while it serves: every invariant, account by account, in short snapshots."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from services.ledger.errors import AccountNotFoundError
+from services.ledger.usecases.ports import LedgerReader, Violation
+
+PAGE_ACCOUNTS = 100
+VIOLATIONS_SHOWN_MAX = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """
+    How far verification has come.
+
+    Args:
+        verified: Accounts verified so far.
+        total: Accounts there were at the start.
+        found: What was found since the last progress, at most VIOLATIONS_SHOWN_MAX.
+        found_count: What was found so far.
+        done: True at the end.
+    """
+
+    verified: int
+    total: int
+    found: tuple[Violation, ...]
+    found_count: int
+    done: bool
+
+
+async def verify(reader: LedgerReader, account_id: str | None) -> AsyncIterator[Progress]:
+    """
+    Verify one account, or all.
+
+    Yields:
+        Progress after each page, and once at the end.
+
+    Raises:
+        AccountNotFoundError: If the one account does not exist.
+    """
+    if account_id is not None and await reader.account(account_id) is None:
+        raise AccountNotFoundError(account_id)
+    total = 1 if account_id is not None else await reader.account_count()
+    verified = found_count = 0
+    async for page in _pages(reader, account_id):
+        found = await reader.violations(page)
+        verified += len(page)
+        found_count += len(found)
+        shown = tuple(found[:VIOLATIONS_SHOWN_MAX])
+        yield Progress(verified, total, shown, found_count, done=False)
+    yield Progress(verified, total, (), found_count, done=True)
+
+
+async def _pages(reader: LedgerReader, account_id: str | None) -> AsyncIterator[list[str]]:
+    if account_id is not None:
+        yield [account_id]
+        return
+    async for page in reader.account_pages(size=PAGE_ACCOUNTS):
+        yield page

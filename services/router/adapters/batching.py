@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Coalesces calls into batches: takes what queued while the last batch ran, without waiting.
+
+Bounded in queue, batch size and batches in flight. An item whose caller has given up is dropped
+before it is sent; a batch that fails as a whole fails each of its items.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from services.shared.errors import OverloadedError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+BATCH_ITEMS_MAX = 256
+BATCHES_IN_FLIGHT_MAX = 2
+QUEUE_ITEMS_MAX = 8_192
+OVERLOAD_RETRY_SECONDS = 0.5
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Batcher(Generic[Item, Result]):
+    """
+    Sends items in batches.
+
+    Args:
+        send: Sends one batch; gives one result for each item, in order; raises for the whole batch.
+    """
+
+    def __init__(self, send: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]]) -> None:
+        self._send = send
+        self._queue: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def submit(self, item: Item) -> Result:
+        """
+        Send one item with whatever else is waiting.
+
+        Raises:
+            OverloadedError: The queue is full.
+        """
+        if len(self._queue) >= QUEUE_ITEMS_MAX:
+            message = "too many calls wait for the ledger already; try again shortly"
+            raise OverloadedError(message, retry_after_seconds=OVERLOAD_RETRY_SECONDS)
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._queue.append((item, future))
+        self._start()
+        return await future
+
+    def _start(self) -> None:
+        if self._queue and len(self._running) < BATCHES_IN_FLIGHT_MAX:
+            task = asyncio.create_task(self._run())
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _run(self) -> None:
+        while self._queue:
+            size = min(len(self._queue), BATCH_ITEMS_MAX)
+            taken = [self._queue.popleft() for _ in range(size)]
+            batch = [(item, future) for item, future in taken if not future.done()]
+            if batch:
+                await self._send_batch(batch)
+
+    async def _send_batch(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        try:
+            results = await self._send([item for item, _ in batch])
+        except BaseException as fault:
+            for _, future in batch:
+                if not future.done():
+                    future.set_exception(fault)
+            if not isinstance(fault, Exception):
+                raise
+            return
+        for (_, future), result in zip(batch, results, strict=True):
+            if not future.done():
+                future.set_result(result)

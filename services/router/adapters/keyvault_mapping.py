@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Between keyvault's messages and the router's own terms.
+"""
+
+from __future__ import annotations
+
+from ownkey.keyvault.v1 import key_pb2
+from ownkey.keyvault.v1 import resolution_pb2 as pb
+
+from services.router.domain.keys import AccountKeys, HealthMark, HealthState, OwnKey
+from services.router.domain.outcomes import Outcome
+
+_HEALTH = {
+    key_pb2.HEALTH_STATE_ACTIVE: HealthState.ACTIVE,
+    key_pb2.HEALTH_STATE_SUSPECT: HealthState.SUSPECT,
+    key_pb2.HEALTH_STATE_REJECTED: HealthState.REJECTED,
+    key_pb2.HEALTH_STATE_NO_CREDIT: HealthState.NO_CREDIT,
+    key_pb2.HEALTH_STATE_COOLING: HealthState.COOLING,
+}
+
+_REPORTED = {
+    None: pb.OUTCOME_OK,
+    Outcome.INVALID_KEY: pb.OUTCOME_INVALID_KEY,
+    Outcome.EXPIRED_CREDENTIALS: pb.OUTCOME_EXPIRED_CREDENTIALS,
+    Outcome.PERMISSION_DENIED: pb.OUTCOME_PERMISSION_DENIED,
+    Outcome.INSUFFICIENT_CREDIT: pb.OUTCOME_INSUFFICIENT_CREDIT,
+    Outcome.RATE_LIMITED: pb.OUTCOME_RATE_LIMITED,
+}
+
+
+def account_keys(answer: pb.AccountKeys, *, now: float) -> AccountKeys:
+    """
+    Read an account's keys, without their secrets.
+
+    Args:
+        answer: Keyvault's message.
+        now: Monotonic seconds; times left are counted from here.
+    """
+    return AccountKeys(
+        account=answer.account,
+        active_provider=answer.settings.active_provider,
+        use_backups=answer.settings.use_backups,
+        keys=tuple(_key(item, now) for item in answer.keys),
+    )
+
+
+def outcome_value(outcome: Outcome | None) -> pb.Outcome.ValueType:
+    """
+    Write what a call came to; None is success.
+    """
+    return _REPORTED[outcome]
+
+
+def _key(item: pb.ResolvedKey, now: float) -> OwnKey:
+    key = item.key
+    limit = key.monthly_limit_nano_usd if key.HasField("monthly_limit_nano_usd") else None
+    return OwnKey(
+        name=key.name,
+        provider=key.provider,
+        hint=key.hint,
+        version=key.version,
+        etag=key.etag,
+        order=key.order,
+        # A key without its secret cannot serve, whatever it says of itself.
+        enabled=key.state == key_pb2.KEY_STATE_ENABLED and bool(item.secret),
+        active=key.active,
+        always_use=key.always_use,
+        allowed_models=frozenset(key.allowed_models),
+        default_model=key.default_model,
+        monthly_limit_nano_usd=limit,
+        health=tuple(
+            HealthMark(_HEALTH[mark.state], mark.model, now + mark.remaining_millis / 1000)
+            for mark in key.health
+            if mark.state in _HEALTH
+        ),
+    )

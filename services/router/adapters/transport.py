@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+The only way to the providers: HTTP over aiohttp.
+
+Pooled per host, TLS checked, no redirects, no cookies, no retries, no proxy from the environment.
+A pooled connection carries no credential: each request brings its own headers. Right before the
+first byte, with the connection in hand, the request's lease is asked for once more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from yarl import URL
+
+from services.router.domain.outcomes import Billed, Outcome
+from services.router.providers.base import ProviderError
+from services.router.usecases.ports import StaleKeyError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+    from services.router.providers.base import HTTPRequest
+
+BODY_BYTES_MAX = 32 * 1024 * 1024
+CHUNK_BYTES = 64 * 1024
+CONNECTIONS_MAX = 4_096
+CONNECTIONS_PER_HOST_MAX = 1_024
+CONNECT_SECONDS_MAX = 10.0
+KEEPALIVE_SECONDS = 30.0
+DNS_SECONDS = 30
+HEADER_BYTES_MAX = 64 * 1024
+
+_may_send: ContextVar[Callable[[], bool] | None] = ContextVar("may_send", default=None)
+
+
+class _LeasedConnector(aiohttp.TCPConnector):
+    """
+    Asks whether the request may still be sent once its connection is in hand.
+    """
+
+    async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
+        """
+        Give a connection, new or pooled.
+
+        Raises:
+            StaleKeyError: The request may no longer be sent.
+        """
+        connection = await super().connect(req, traces, timeout)
+        may_send = _may_send.get()
+        if may_send is not None and not may_send():
+            connection.release()
+            raise StaleKeyError
+        return connection
+
+
+class AiohttpTransport:
+    """
+    Sends requests.
+    """
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self) -> None:
+        """
+        Open the pool; inside the running loop.
+        """
+        self._session = aiohttp.ClientSession(
+            connector=_LeasedConnector(
+                limit=CONNECTIONS_MAX,
+                limit_per_host=CONNECTIONS_PER_HOST_MAX,
+                keepalive_timeout=KEEPALIVE_SECONDS,
+                ttl_dns_cache=DNS_SECONDS,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=True,
+            max_field_size=HEADER_BYTES_MAX,
+            max_line_size=HEADER_BYTES_MAX,
+            skip_auto_headers=("User-Agent",),
+        )
+
+    async def close(self) -> None:
+        """
+        Close the pool.
+        """
+        if self._session is not None:
+            await self._session.close()
+
+    @contextlib.asynccontextmanager
+    async def send(
+        self,
+        request: HTTPRequest,
+        *,
+        may_send: Callable[[], bool],
+        head_seconds: float,
+        idle_seconds: float,
+    ) -> AsyncIterator[_Answer]:
+        """
+        Send a request and give its answer; see the port.
+        """
+        assert self._session is not None, "the transport is open"
+        progress = _Progress()
+
+        def check() -> bool:
+            # Once asked with the connection in hand, bytes follow.
+            progress.sent = may_send()
+            return progress.sent
+
+        token = _may_send.set(check)
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                with _translated(progress):
+                    response = await stack.enter_async_context(
+                        self._session.request(
+                            request.method,
+                            URL(request.url, encoded=True),
+                            headers=dict(request.headers),
+                            data=request.body or None,
+                            allow_redirects=False,
+                            timeout=aiohttp.ClientTimeout(
+                                total=None,
+                                connect=min(CONNECT_SECONDS_MAX, head_seconds),
+                                sock_read=head_seconds,
+                            ),
+                        )
+                    )
+                yield _Answer(response, idle_seconds, progress)
+        finally:
+            _may_send.reset(token)
+
+
+class _Progress:
+    """How far a request has come."""
+
+    __slots__ = ("sent",)
+
+    def __init__(self) -> None:
+        self.sent = False
+
+
+class _Answer:
+    """
+    One answer, read within its bounds.
+    """
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, idle_seconds: float, progress: _Progress
+    ) -> None:
+        self._response = response
+        self._idle_seconds = idle_seconds
+        self._progress = progress
+        self.status = response.status
+        self.headers: Mapping[str, str] = {
+            name.lower(): value for name, value in response.headers.items()
+        }
+
+    async def read(self) -> bytes:
+        """
+        Read the whole body.
+        """
+        return b"".join([data async for data in self.chunks()])
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """
+        Read the body as it comes.
+        """
+        size = 0
+        content = self._response.content
+        while True:
+            with _translated(self._progress):
+                async with asyncio.timeout(self._idle_seconds):
+                    data = await content.readany()
+            if not data:
+                return
+            size += len(data)
+            if size > BODY_BYTES_MAX:
+                raise ProviderError(
+                    outcome=Outcome.SERVER_ERROR,
+                    safe_message=f"the answer is larger than {BODY_BYTES_MAX} bytes",
+                    billed=Billed.MAYBE_BILLED,
+                    http_status=self.status,
+                    retryable=False,
+                )
+            yield data
+
+
+@contextlib.contextmanager
+def _translated(progress: _Progress) -> Any:
+    """
+    Turn the library's failures into ours; its text stays behind.
+    """
+    try:
+        yield
+    except TimeoutError:
+        billed = Billed.MAYBE_BILLED if progress.sent else Billed.NOT_SENT
+        outcome = Outcome.TIMEOUT if progress.sent else Outcome.NETWORK
+        message = (
+            "no answer came in time: try again or use a faster model"
+            if progress.sent
+            else "connecting took too long: try again shortly"
+        )
+        raise ProviderError(outcome=outcome, safe_message=message, billed=billed) from None
+    except (aiohttp.ClientError, OSError):
+        billed = Billed.MAYBE_BILLED if progress.sent else Billed.NOT_SENT
+        message = (
+            "the connection broke before the answer was whole: try again"
+            if progress.sent
+            else "it cannot be reached: try again shortly or use another model"
+        )
+        raise ProviderError(outcome=Outcome.NETWORK, safe_message=message, billed=billed) from None

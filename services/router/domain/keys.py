@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+An account's keys as a plan sees them: never the secret.
+
+Health times are points on this process's monotonic clock, made from the milliseconds left that
+keyvault tells, so that clocks need not agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class HealthState(StrEnum):
+    """
+    What calls have found out about a key.
+    """
+
+    ACTIVE = "active"
+    SUSPECT = "suspect"
+    REJECTED = "rejected"
+    NO_CREDIT = "no_credit"
+    COOLING = "cooling"
+
+
+@dataclass(frozen=True, slots=True)
+class HealthMark:
+    """
+    Health of a whole key or of one model on it.
+    """
+
+    state: HealthState
+    model: str = ""
+    """The provider's model name; empty for the whole key."""
+    until: float = 0.0
+    """Monotonic seconds: for COOLING the end, for NO_CREDIT the next try."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnKey:
+    """
+    One key of an account, at its current version.
+    """
+
+    name: str
+    """`accounts/{account}/keys/{key}`."""
+    provider: str
+    hint: str
+    version: int
+    etag: str
+    order: int
+    enabled: bool
+    active: bool
+    always_use: bool
+    allowed_models: frozenset[str] = frozenset()
+    """`vendor/model`; empty for all."""
+    default_model: str = ""
+    monthly_limit_nano_usd: int | None = None
+    health: tuple[HealthMark, ...] = ()
+
+    def health_for(self, provider_model: str, *, now: float) -> HealthMark:
+        """
+        Give what stands in the way of a model on this key: the gravest mark that still holds.
+
+        A NO_CREDIT mark whose time has come no longer holds: the next request is the probe.
+        """
+        marks = [
+            mark
+            for mark in self.health
+            if mark.model in ("", provider_model) and (mark.state not in _TIMED or mark.until > now)
+        ]
+        return max(marks, key=lambda m: (_GRAVITY[m.state], m.until), default=_HEALTHY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountKeys:
+    """
+    All keys of one account, in the account's order.
+    """
+
+    account: str
+    """`accounts/{account}`."""
+    active_provider: str = ""
+    use_backups: bool = False
+    keys: tuple[OwnKey, ...] = ()
+
+
+_HEALTHY = HealthMark(HealthState.ACTIVE)
+_TIMED = frozenset({HealthState.COOLING, HealthState.NO_CREDIT})
+_GRAVITY = {
+    HealthState.ACTIVE: 0,
+    HealthState.SUSPECT: 1,
+    HealthState.COOLING: 2,
+    HealthState.NO_CREDIT: 3,
+    HealthState.REJECTED: 4,
+}

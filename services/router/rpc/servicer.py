@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The router's RPCs: read the request, run the use case, write the answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+
+import grpc.aio
+from ownkey.router.v1 import (
+    catalogue_pb2,
+    explain_pb2,
+    job_pb2,
+    media_pb2,
+    probe_pb2,
+    router_service_pb2_grpc,
+    text_pb2,
+)
+
+from services.router.domain.catalogue import Catalogue
+from services.router.errors import ModelNotFoundError, NotServedError
+from services.router.rpc import mapping_catalogue, mapping_text
+from services.router.usecases.engine import Ended, Started
+from services.router.usecases.explain import Explain
+from services.router.usecases.generate import GenerateText
+from services.router.usecases.probe_key import ProbeKey
+from services.shared.boundary import current_call
+from services.shared.errors import InternalError, InvalidArgumentError
+from services.shared.ids import new_id
+from services.shared.paging import PageTokens, page_size
+from services.shared.secret import Secret
+
+ANSWER_SECONDS = 0.25
+"""Kept back from the caller's deadline, so that a typed answer still arrives."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UseCases:
+    """
+    What the router does.
+    """
+
+    generate: GenerateText
+    explain: Explain
+    probe: ProbeKey
+    catalogue: Catalogue
+    tokens: PageTokens
+
+
+class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
+    """
+    The service.
+
+    Args:
+        use_cases: What it does.
+    """
+
+    def __init__(self, use_cases: UseCases) -> None:
+        self._do = use_cases
+
+    async def GenerateText(
+        self, request: text_pb2.GenerateTextRequest, context: Context
+    ) -> text_pb2.GenerateTextResponse:
+        """Generates text and returns the whole answer."""
+        del context
+        answer = mapping_text.AnswerBuilder()
+        events = self._do.generate(mapping_text.text_request(request), deadline=_deadline())
+        async for event in events:
+            if isinstance(event, Ended):
+                return answer.response(event)
+            if not isinstance(event, Started):
+                answer.add(event)
+        raise InternalError("a generation ended without an end")
+
+    async def StreamText(
+        self, request: text_pb2.StreamTextRequest, context: Context
+    ) -> AsyncIterator[text_pb2.StreamTextResponse]:
+        """Generates text and streams it."""
+        del context
+        events = self._do.generate(mapping_text.text_request(request), deadline=_deadline())
+        try:
+            async for event in events:
+                yield mapping_text.stream_response(event)
+        finally:
+            await events.aclose()
+
+    async def Explain(
+        self, request: explain_pb2.ExplainRequest, context: Context
+    ) -> explain_pb2.ExplainResponse:
+        """Tells what a request would do, without spending."""
+        del context
+        text = mapping_text.text_request(
+            request.text, request_id=None if request.text.request_id else new_id()
+        )
+        return mapping_catalogue.explanation(await self._do.explain(text, deadline=_deadline()))
+
+    async def ProbeKey(
+        self, request: probe_pb2.ProbeKeyRequest, context: Context
+    ) -> probe_pb2.ProbeKeyResponse:
+        """Tests a key live at its provider."""
+        del context
+        allowed = tuple(request.allowed_models)
+        if request.check_only:
+            self._do.probe.check(
+                request.provider, default_model=request.default_model, allowed_models=allowed
+            )
+            return probe_pb2.ProbeKeyResponse()
+        if not request.secret:
+            raise InvalidArgumentError.of("secret", "is required")
+        report = await self._do.probe(
+            request.provider,
+            Secret(request.secret),
+            default_model=request.default_model,
+            allowed_models=allowed,
+            deadline=_deadline(),
+        )
+        return mapping_catalogue.probe_response(report)
+
+    async def ListProviders(
+        self, request: catalogue_pb2.ListProvidersRequest, context: Context
+    ) -> catalogue_pb2.ListProvidersResponse:
+        """Lists the providers, by id."""
+        del context
+        rows, token = self._page(
+            sorted(self._do.catalogue.providers.items()),
+            query="providers",
+            size=request.page_size,
+            token=request.page_token,
+        )
+        return catalogue_pb2.ListProvidersResponse(
+            providers=[mapping_catalogue.provider(row) for row in rows], next_page_token=token
+        )
+
+    async def ListModels(
+        self, request: catalogue_pb2.ListModelsRequest, context: Context
+    ) -> catalogue_pb2.ListModelsResponse:
+        """Lists the models of the catalogue, by id."""
+        del context
+        catalogue, provider = self._do.catalogue, request.provider
+        if provider and provider not in catalogue.providers:
+            known = ", ".join(sorted(catalogue.providers))
+            raise InvalidArgumentError.of(
+                "provider", f"'{provider}' is not a provider here; the providers are {known}"
+            )
+        served = sorted(
+            (name, model)
+            for name, model in catalogue.models.items()
+            if not provider or any(offer.provider == provider for offer in model.offers)
+        )
+        rows, token = self._page(
+            served,
+            query=f"models {provider}",
+            size=request.page_size,
+            token=request.page_token,
+        )
+        return catalogue_pb2.ListModelsResponse(
+            models=[mapping_catalogue.model(row) for row in rows], next_page_token=token
+        )
+
+    async def GetModel(
+        self, request: catalogue_pb2.GetModelRequest, context: Context
+    ) -> catalogue_pb2.GetModelResponse:
+        """Gets a model of the catalogue."""
+        del context
+        name = request.name.removeprefix("models/")
+        if name == request.name or "/" not in name:
+            raise InvalidArgumentError.of("name", "must look like models/{vendor}/{model}")
+        found = self._do.catalogue.models.get(name)
+        if found is None:
+            raise ModelNotFoundError(
+                f"the catalogue has no model '{name}'; ListModels lists them",
+                metadata={"model": name},
+            )
+        return catalogue_pb2.GetModelResponse(model=mapping_catalogue.model(found))
+
+    # ---- part of the contract, not served by this version
+
+    async def GenerateImage(
+        self, request: media_pb2.GenerateImageRequest, context: Context
+    ) -> AsyncIterator[media_pb2.GenerateImageResponse]:
+        """Refuses with NOT_SERVED."""
+        _not_served(request, context, "GenerateImage")
+        yield  # type: ignore[unreachable]
+
+    async def SynthesizeSpeech(
+        self, request: media_pb2.SynthesizeSpeechRequest, context: Context
+    ) -> AsyncIterator[media_pb2.SynthesizeSpeechResponse]:
+        """Refuses with NOT_SERVED."""
+        _not_served(request, context, "SynthesizeSpeech")
+        yield  # type: ignore[unreachable]
+
+    async def StartJob(
+        self, request: job_pb2.StartJobRequest, context: Context
+    ) -> job_pb2.StartJobResponse:
+        """Refuses with NOT_SERVED."""
+        _not_served(request, context, "StartJob")
+
+    async def GetJob(
+        self, request: job_pb2.GetJobRequest, context: Context
+    ) -> job_pb2.GetJobResponse:
+        """Refuses with NOT_SERVED."""
+        _not_served(request, context, "GetJob")
+
+    async def ListJobs(
+        self, request: job_pb2.ListJobsRequest, context: Context
+    ) -> job_pb2.ListJobsResponse:
+        """Refuses with NOT_SERVED."""
+        _not_served(request, context, "ListJobs")
+
+    async def WaitJob(
+        self, request: job_pb2.WaitJobRequest, context: Context
+    ) -> AsyncIterator[job_pb2.WaitJobResponse]:
+        """Refuses with NOT_SERVED."""
+        _not_served(request, context, "WaitJob")
+        yield  # type: ignore[unreachable]
+
+    async def GetJobOutput(
+        self, request: job_pb2.GetJobOutputRequest, context: Context
+    ) -> AsyncIterator[job_pb2.GetJobOutputResponse]:
+        """Refuses with NOT_SERVED."""
+        _not_served(request, context, "GetJobOutput")
+        yield  # type: ignore[unreachable]
+
+    async def CancelJob(
+        self, request: job_pb2.CancelJobRequest, context: Context
+    ) -> job_pb2.CancelJobResponse:
+        """Refuses with NOT_SERVED."""
+        _not_served(request, context, "CancelJob")
+
+    async def EstimateCost(
+        self, request: explain_pb2.EstimateCostRequest, context: Context
+    ) -> explain_pb2.EstimateCostResponse:
+        """Refuses with NOT_SERVED."""
+        _not_served(request, context, "EstimateCost")
+
+    def _page(
+        self, rows: Sequence[tuple[str, Row]], *, query: str, size: int, token: str
+    ) -> tuple[list[Row], str]:
+        """Cut one page out of rows that are sorted by id."""
+        limit = page_size(size)
+        cursor = self._do.tokens.decode(query, token)
+        rest = [(name, row) for name, row in rows if name > cursor]
+        page = rest[:limit]
+        more = len(rest) > limit
+        return [row for _, row in page], self._do.tokens.encode(query, page[-1][0]) if more else ""
+
+
+def _deadline() -> float:
+    call = current_call()
+    assert call is not None, "a servicer runs behind the boundary"
+    return call.deadline - ANSWER_SECONDS
+
+
+def _not_served(request: object, context: object, what: str) -> NoReturn:
+    del request, context
+    raise NotServedError(what)

@@ -1,0 +1,394 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+What the simulated providers share: admission, faults, and how an answer leaves.
+
+The order is the providers' own: key, permission, request, model, money, answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum, auto
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from simulator.control import Control, key_digest
+from simulator.faults import Fault, FaultKind, fault_in_key, fault_in_model
+from simulator.tokens import Answer, Prompt, make_answer
+
+__all__ = [
+    "Generation",
+    "InvalidRequestError",
+    "ProviderAPI",
+    "Refusal",
+    "RefusalKind",
+    "Settings",
+    "json_response",
+    "sse",
+]
+
+KEY_LENGTH_MIN = 20
+"""Shorter keys are no provider's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """
+    What the simulator is given from outside.
+    """
+
+    now: Callable[[], datetime]
+    slow_seconds: float = 5.0
+    """How long a `slow` key waits for its first byte, a `stall` key in the middle of a stream."""
+
+
+class RefusalKind(StrEnum):
+    """
+    Why a request is refused.
+    """
+
+    MISSING_KEY = auto()
+    INVALID_KEY = auto()
+    NO_CREDIT = auto()
+    RATE_LIMITED = auto()
+    FORBIDDEN = auto()
+    ERROR = auto()
+    OVERLOADED = auto()
+    MODEL_NOT_FOUND = auto()
+    INVALID_REQUEST = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """
+    A refusal, to be said in a provider's own words.
+    """
+
+    kind: RefusalKind
+    generation: bool = True
+    fault: Fault | None = None
+    model: str = ""
+    detail: str = ""
+
+
+class InvalidRequestError(Exception):
+    """
+    The body is not what the provider takes; the message is in the provider's words.
+    """
+
+
+class _RefusedError(Exception):
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.kind)
+        self.refusal = refusal
+
+
+class _DownError(Exception):
+    """
+    The key asks for a reset connection.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """
+    A request for text, read.
+    """
+
+    prompt: Prompt
+    stream: bool
+    include_usage: bool = True
+
+
+_REFUSED_BY = {
+    FaultKind.REVOKED: RefusalKind.INVALID_KEY,
+    FaultKind.NO_CREDIT: RefusalKind.NO_CREDIT,
+    FaultKind.RATE_LIMITED: RefusalKind.RATE_LIMITED,
+    FaultKind.FORBIDDEN: RefusalKind.FORBIDDEN,
+    FaultKind.ERROR: RefusalKind.ERROR,
+    FaultKind.OVERLOADED: RefusalKind.OVERLOADED,
+}
+
+
+class ProviderAPI(ABC):
+    """
+    One simulated provider.
+    """
+
+    name: str
+    key_prefixes: tuple[str, ...]
+    foreign_prefixes: tuple[str, ...] = ()
+    """Longer prefixes under the own ones that belong to other providers."""
+
+    def __init__(self, control: Control, settings: Settings) -> None:
+        self._control = control
+        self._settings = settings
+
+    @property
+    def now(self) -> datetime:
+        """
+        The current time.
+        """
+        return self._settings.now()
+
+    @abstractmethod
+    def routes(self) -> list[web.RouteDef]:
+        """
+        Give the provider's addresses.
+        """
+
+    @abstractmethod
+    def key_of(self, request: web.Request) -> str:
+        """
+        Take the key out of its header; empty where it is missing.
+        """
+
+    @abstractmethod
+    def peek(self, request: web.Request, body: bytes) -> tuple[str, bool]:
+        """
+        Give model and stream flag for the recording, whatever the body is worth.
+        """
+
+    @abstractmethod
+    def read(self, request: web.Request, body: bytes) -> Generation:
+        """
+        Read a request strictly.
+
+        Raises:
+            InvalidRequestError: The provider would refuse it.
+        """
+
+    @abstractmethod
+    def knows(self, model: str) -> bool:
+        """
+        Tell whether a model is served.
+        """
+
+    @abstractmethod
+    def refuse(self, refusal: Refusal) -> web.Response:
+        """
+        Say a refusal in the provider's words.
+        """
+
+    @abstractmethod
+    def answer(self, answer: Answer) -> dict[str, Any]:
+        """
+        Give a whole answer's body.
+        """
+
+    @abstractmethod
+    def frames(self, answer: Answer, *, include_usage: bool) -> list[bytes]:
+        """
+        Give a stream's frames, the end included.
+        """
+
+    @abstractmethod
+    def error_frame(self) -> bytes:
+        """
+        Give the frame of a failure in mid-stream.
+        """
+
+    async def free(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        """
+        Answer a free call.
+        """
+        self._record(request, "", stream=False)
+        try:
+            await self._admit(request, "", generation=False)
+        except _RefusedError as error:
+            return self.refuse(error.refusal)
+        except _DownError:
+            return _reset(request)
+        return json_response(body)
+
+    async def generate(self, request: web.Request) -> web.StreamResponse:
+        """
+        Answer a request for text.
+        """
+        body = await request.read()
+        model, stream = self.peek(request, body)
+        self._record(request, model, stream=stream)
+        try:
+            fault = await self._admit(request, model, generation=True)
+            generation = self.read(request, body)
+            self._find_model(generation.prompt.model)
+            self._refuse_by(fault, FaultKind.NO_CREDIT, FaultKind.RATE_LIMITED)
+        except InvalidRequestError as error:
+            return self.refuse(Refusal(kind=RefusalKind.INVALID_REQUEST, detail=str(error)))
+        except _RefusedError as error:
+            return self.refuse(error.refusal)
+        except _DownError:
+            return _reset(request)
+        return await self._respond(request, generation, fault)
+
+    def _record(self, request: web.Request, model: str, *, stream: bool) -> None:
+        key = self.key_of(request)
+        self._control.record(
+            {
+                "provider": self.name,
+                "method": request.method,
+                "path": request.path,
+                "key_sha256": key_digest(key) if key else "",
+                "model": model,
+                "stream": stream,
+                "time": self.now.isoformat(),
+            }
+        )
+
+    async def _admit(self, request: web.Request, model: str, *, generation: bool) -> Fault | None:
+        """
+        Check the key and let the faults before any work strike.
+        """
+        key = self.key_of(request)
+        if not key:
+            raise _RefusedError(Refusal(kind=RefusalKind.MISSING_KEY, generation=generation))
+        known = key.startswith(self.key_prefixes) and not key.startswith(
+            self.foreign_prefixes or ("\0",)
+        )
+        if not known or len(key) < KEY_LENGTH_MIN:
+            raise _RefusedError(Refusal(kind=RefusalKind.INVALID_KEY, generation=generation))
+        fault = self._fault(key, model, generation=generation)
+        if fault is None:
+            return None
+        if fault.kind is FaultKind.DOWN:
+            raise _DownError
+        if fault.kind is FaultKind.SLOW:
+            await asyncio.sleep(self._settings.slow_seconds)
+        if fault.kind is FaultKind.NO_LIST and not generation:
+            raise _RefusedError(Refusal(kind=RefusalKind.FORBIDDEN, generation=False))
+        early = [FaultKind.REVOKED, FaultKind.FORBIDDEN, FaultKind.ERROR, FaultKind.OVERLOADED]
+        if not generation:
+            early.append(FaultKind.RATE_LIMITED)
+        self._refuse_by(fault, *early, generation=generation)
+        return fault
+
+    def _fault(self, key: str, model: str, *, generation: bool) -> Fault | None:
+        found = (
+            self._control.take_fault(key, generation=generation)
+            or fault_in_key(key)
+            or fault_in_model(model)[1]
+        )
+        if found is not None and found.generations_only and not generation:
+            return None
+        return found
+
+    def _find_model(self, model: str) -> None:
+        plain_model, _ = fault_in_model(model)
+        if not self.knows(plain_model):
+            raise _RefusedError(Refusal(kind=RefusalKind.MODEL_NOT_FOUND, model=plain_model))
+
+    def _refuse_by(self, fault: Fault | None, *kinds: FaultKind, generation: bool = True) -> None:
+        if fault is not None and fault.kind in kinds:
+            raise _RefusedError(
+                Refusal(kind=_REFUSED_BY[fault.kind], generation=generation, fault=fault)
+            )
+
+    async def _respond(
+        self, request: web.Request, generation: Generation, fault: Fault | None
+    ) -> web.StreamResponse:
+        kind = None if fault is None else fault.kind
+        answer = make_answer(
+            generation.prompt,
+            empty=kind is FaultKind.EMPTY,
+            filtered=kind is FaultKind.FILTERED,
+        )
+        if generation.stream:
+            frames = self.frames(answer, include_usage=generation.include_usage)
+            if kind is FaultKind.MIDSTREAM:
+                frames = [*frames[: len(frames) // 2], self.error_frame()]
+            return await self._stream(request, frames, kind)
+        if kind is FaultKind.MIDSTREAM:
+            return self.broken_answer()
+        if kind is FaultKind.CUT:
+            return await self._cut(request, msgspec.json.encode(self.answer(answer)))
+        return json_response(self.answer(answer))
+
+    def broken_answer(self) -> web.Response:
+        """
+        Say that the work failed after it began, in an answer that is no stream.
+        """
+        return self.refuse(Refusal(kind=RefusalKind.ERROR))
+
+    async def _stream(
+        self, request: web.Request, frames: list[bytes], kind: FaultKind | None
+    ) -> web.StreamResponse:
+        half = len(frames) // 2
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
+        )
+        # A client that hangs up ends its stream; that is its right.
+        with contextlib.suppress(ConnectionError):
+            await response.prepare(request)
+            for frame in frames[:half]:
+                await response.write(frame)
+            if kind is FaultKind.CUT:
+                _close(request)
+                return response
+            if kind is FaultKind.STALL:
+                await asyncio.sleep(self._settings.slow_seconds)
+            for frame in frames[half:]:
+                await response.write(frame)
+            await response.write_eof()
+        return response
+
+    async def _cut(self, request: web.Request, body: bytes) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        response.content_length = len(body)
+        with contextlib.suppress(ConnectionError):
+            await response.prepare(request)
+            await response.write(body[: len(body) // 2])
+            _close(request)
+        return response
+
+
+def json_response(
+    body: dict[str, Any], *, status: int = 200, headers: dict[str, str] | None = None
+) -> web.Response:
+    """
+    Give a JSON answer.
+    """
+    return web.Response(
+        body=msgspec.json.encode(body),
+        status=status,
+        headers=headers,
+        content_type="application/json",
+    )
+
+
+def sse(body: dict[str, Any], *, event: str = "", end: str = "\n\n") -> bytes:
+    """
+    Give one server-sent event; `end` is the blank line in the provider's line ends.
+    """
+    head = f"event: {event}\n" if event else ""
+    return f"{head}data: {msgspec.json.encode(body).decode()}{end}".encode()
+
+
+def _close(request: web.Request) -> None:
+    """
+    Close the connection after what was written, without the answer's end.
+    """
+    if request.transport is not None:
+        request.transport.close()
+
+
+def _reset(request: web.Request) -> web.Response:
+    """
+    Reset the connection: a lingering time of zero makes the kernel send RST.
+
+    The answer that is given leaves nowhere.
+    """
+    if request.transport is not None:
+        sock = request.transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        request.transport.abort()
+    return web.Response()

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Vault is taken from PATH, else from the cache, else built once; a missing tool is named."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from deploy.vault.binary import VERSION, VaultMissingError, vault_binary
+
+# Stands in for Go: records that it was called and writes the file named after `-o`.
+COMPILER = """#!/bin/sh
+echo called >> "{calls}"
+while [ "$1" != "-o" ]; do shift; done
+{outcome}
+"""
+BUILDS = 'echo built > "$2"'
+FAILS = "echo 'no space left'; exit 1"
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    """An environment whose PATH holds nothing but what a test puts there."""
+    (tmp_path / "bin").mkdir()
+    return {"PATH": str(tmp_path / "bin"), "OWNKEY_CACHE": str(tmp_path / "cache")}
+
+
+def put_on_path(tmp_path: Path, name: str, text: str) -> Path:
+    program = tmp_path / "bin" / name
+    program.write_text(text)
+    program.chmod(0o755)
+    return program
+
+
+@pytest.mark.requirement("O2")
+class TestVaultBinary:
+    def test_one_on_path_is_taken(self, tmp_path: Path, environ: dict[str, str]) -> None:
+        vault = put_on_path(tmp_path, "vault", "#!/bin/sh\n")
+        assert vault_binary(environ) == vault
+
+    def test_it_is_built_once_though_two_ask_at_the_same_time(
+        self, tmp_path: Path, environ: dict[str, str]
+    ) -> None:
+        calls = tmp_path / "calls"
+        put_on_path(tmp_path, "go", COMPILER.format(calls=calls, outcome=BUILDS))
+        said: list[str] = []
+        with ThreadPoolExecutor(2) as threads:
+            found = list(threads.map(lambda _: vault_binary(environ, said.append), range(2)))
+        assert found == [tmp_path / "cache" / f"vault-{VERSION}" / "vault"] * 2
+        assert calls.read_text() == "called\n"
+        assert len(said) == 1
+        assert "9 minutes" in said[0]
+        assert vault_binary(environ) == found[0]
+
+    def test_without_vault_and_go_both_are_named(self, environ: dict[str, str]) -> None:
+        with pytest.raises(VaultMissingError, match=r"install Vault, or Go 1\.25"):
+            vault_binary(environ)
+
+    def test_a_failed_build_leaves_nothing_that_looks_like_vault(
+        self, tmp_path: Path, environ: dict[str, str]
+    ) -> None:
+        put_on_path(tmp_path, "go", COMPILER.format(calls=tmp_path / "calls", outcome=FAILS))
+        with pytest.raises(VaultMissingError, match=r"build\.log says why"):
+            vault_binary(environ)
+        folder = tmp_path / "cache" / f"vault-{VERSION}"
+        assert {path.name for path in folder.iterdir()} == {"build.log", "lock"}
+        assert "no space left" in (folder / "build.log").read_text()

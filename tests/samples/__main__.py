@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Decodes every recording that a folder's `expected.json` lists and says how many came out right.
+
+Run as `python -m tests.samples FOLDER`. Streams are decoded whole, byte by byte and in small
+cuts, and must agree. Exit code 1 if any recording failed, 2 if the folder cannot be read.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from enum import Enum, auto
+from pathlib import Path
+from typing import Any
+
+from services.router.domain.text import StreamEvent
+from services.router.providers.anthropic import ANTHROPIC
+from services.router.providers.base import ProviderError, StreamDecoder
+from services.router.providers.dialect import HTTPDialect
+from services.router.providers.gemini import GEMINI
+from services.router.providers.openai import OPENAI
+from services.router.providers.openai_responses import ResponsesDecoder, parse_responses
+from services.router.providers.openrouter import OPENROUTER
+from services.router.providers.sse import SSEParser
+from tests.samples.expectations import Decoded, collect, differences
+from tests.samples.recordings import Exchange, load_exchange
+
+_NOW = datetime(2026, 9, 1, tzinfo=UTC)
+_CUTS = (1, 7, 1024 * 1024)
+_HTTP_OK = 200
+
+_SPOKEN: dict[str, tuple[HTTPDialect, str]] = {
+    "openai": (OPENAI, "/chat/completions"),
+    "openrouter": (OPENROUTER, "/chat/completions"),
+    "anthropic": (ANTHROPIC, "/messages"),
+    "gemini": (GEMINI, "enerateContent"),
+    # Chat completions of these are OpenAI's, their own words for errors are not yet known.
+    "azure": (OPENAI, "/chat/completions"),
+    "deepseek": (OPENAI, "/chat/completions"),
+}
+"""The dialect of a folder, and the part of an address that tells text generation."""
+
+_RESPONSES_SPOKEN_BY = ("openai", "openrouter")
+
+
+class _Kind(Enum):
+    """
+    What a recording was asked for.
+    """
+
+    GENERATION = auto()
+    RESPONSES = auto()
+    FREE_CALL = auto()
+
+
+def main(arguments: list[str]) -> int:
+    """
+    Decode the recordings of the folder named by the one argument.
+    """
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python -m tests.samples FOLDER\n")
+        return 2
+    folder = Path(arguments[0])
+    listing = folder / "expected.json"
+    if not listing.is_file():
+        sys.stderr.write(f"{listing} is not there: name the folder that holds the recordings\n")
+        return 2
+    passed, failed, unspoken = 0, 0, Counter[str]()
+    for expected in json.loads(listing.read_text(encoding="utf-8")):
+        found = check(folder, expected)
+        if found is None:
+            unspoken[_unspoken_name(expected)] += 1
+        elif found:
+            failed += 1
+            name = f"{expected['file']}[{expected.get('exchange', 0)}]"
+            sys.stdout.write(f"failed: {name}: {'; '.join(found)}\n")
+        else:
+            passed += 1
+    for name, count in sorted(unspoken.items()):
+        sys.stdout.write(f"not yet spoken: {name} ({count} recordings)\n")
+    sys.stdout.write(f"samples: {passed} passed, {failed} failed\n")
+    return 1 if failed else 0
+
+
+def check(folder: Path, expected: dict[str, Any]) -> list[str] | None:
+    """
+    Decode one recording; give what differs, or None where its format is not spoken yet.
+    """
+    provider, uri = expected["file"].partition("/")[0], expected["uri"]
+    kind = _kind(provider, uri)
+    if kind is None:
+        return None
+    try:
+        exchange = load_exchange(folder / expected["file"], expected.get("exchange", 0))
+        return _check_exchange(_SPOKEN[provider][0], exchange, expected, kind)
+    except Exception as error:  # noqa: BLE001 - one bad recording must not hide the others
+        return [f"{type(error).__name__}: {error}"]
+
+
+def _kind(provider: str, uri: str) -> _Kind | None:
+    """
+    Tell what an address is for.
+    """
+    if provider not in _SPOKEN:
+        return None
+    dialect, generation = _SPOKEN[provider]
+    path = uri.split("?", maxsplit=1)[0].rstrip("/")
+    if generation in path:
+        return _Kind.GENERATION
+    if path.endswith("/responses") and provider in _RESPONSES_SPOKEN_BY:
+        return _Kind.RESPONSES
+    if dialect.provider == provider and path.endswith(_free_path(dialect)):
+        return _Kind.FREE_CALL
+    return None
+
+
+def _free_path(dialect: HTTPDialect) -> str:
+    return dialect.probe_plan.free_path.split("?")[0]
+
+
+def _check_exchange(
+    dialect: HTTPDialect, exchange: Exchange, expected: dict[str, Any], kind: _Kind
+) -> list[str]:
+    status = exchange.status or expected["status"]
+    if kind is _Kind.FREE_CALL and status == _HTTP_OK:
+        return _check_free_call(dialect, exchange)
+    responses = kind is _Kind.RESPONSES
+    streamed = expected.get("stream") or ":streamGenerateContent" in expected["uri"]
+    if not streamed or status != _HTTP_OK:
+        return differences(expected, _whole(dialect, exchange, status, responses=responses))
+
+    def decoder() -> StreamDecoder:
+        if responses:
+            return ResponsesDecoder(dialect.table, now=_NOW)
+        return dialect.stream_decoder(now=_NOW)
+
+    results = [_stream(decoder, exchange.body, cut) for cut in _CUTS]
+    found = differences(expected, results[0])
+    if len({_comparable(result) for result in results}) != 1:
+        found.append("the stream decodes differently in other cuts")
+    parser = SSEParser()
+    count = len(parser.feed(exchange.body) + parser.finish())
+    if expected.get("stream") == "sse" and expected.get("events") not in (None, count):
+        found.append(f"events: expected {expected['events']}, got {count}")
+    return found
+
+
+def _check_free_call(dialect: HTTPDialect, exchange: Exchange) -> list[str]:
+    """
+    Hold that a free call's answer is read; OpenRouter's tells of the key and lists no models.
+    """
+    finding = dialect.probe_plan.read_free_call(exchange.body)
+    if finding.models or _free_path(dialect).endswith("/key"):
+        return []
+    return ["the free call lists no model"]
+
+
+def _whole(dialect: HTTPDialect, exchange: Exchange, status: int, *, responses: bool) -> Decoded:
+    try:
+        if responses:
+            table = dialect.table
+            return Decoded(
+                parse_responses(table, status, exchange.headers, exchange.body, now=_NOW)
+            )
+        return Decoded(dialect.parse_response(status, exchange.headers, exchange.body, now=_NOW))
+    except ProviderError as error:
+        return Decoded(error=error)
+
+
+def _stream(decoder: Callable[[], StreamDecoder], body: bytes, cut: int) -> Decoded:
+    decode = decoder()
+    events: list[StreamEvent] = []
+    try:
+        for start in range(0, len(body), cut):
+            events += decode.feed(body[start : start + cut])
+        events += decode.finish()
+    except ProviderError as error:
+        return Decoded(error=error)
+    return Decoded(collect(events))
+
+
+def _comparable(decoded: Decoded) -> str:
+    error = decoded.error
+    return repr(decoded.completion) if error is None else f"{error.outcome} {error.usage}"
+
+
+def _unspoken_name(expected: dict[str, Any]) -> str:
+    """
+    Name what is not spoken: a provider, or a kind of work of a provider that is.
+    """
+    provider = str(expected["file"]).partition("/")[0]
+    if provider not in _SPOKEN:
+        return provider
+    path = str(expected["uri"]).split("?")[0].rstrip("/").split("/")
+    return f"{provider} {'/'.join(path[-2:])}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

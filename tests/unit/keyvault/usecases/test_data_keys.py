@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cache of unwrapped data keys."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from services.keyvault.domain.envelope import WrappedKey
+from services.keyvault.errors import KekCause, KekUnavailableError
+from services.keyvault.usecases.data_keys import BATCH_MAX, BATCHES_IN_FLIGHT_MAX, DataKeys
+from services.shared.secret import Secret
+from tests.support.clock import ManualClock
+
+CONTEXT = b"context"
+
+
+class CountingKek:
+    """Unwraps by reversing; counts calls, and can be held up or taken away."""
+
+    name = "counting"
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.away = False
+
+    async def unwrap_many(self, items: Sequence[tuple[WrappedKey, bytes]]) -> list[Secret | None]:
+        self.batches.append(len(items))
+        await self.gate.wait()
+        if self.away:
+            raise KekUnavailableError(KekCause.UNREACHABLE)
+        return [
+            None if context != CONTEXT else Secret(wrapped.wrapped[::-1])
+            for wrapped, context in items
+        ]
+
+
+def wrapped(number: int) -> tuple[WrappedKey, bytes]:
+    return WrappedKey("counting", 1, f"{number:08}".encode()), CONTEXT
+
+
+def plain(secrets: Sequence[Secret | None]) -> list[bytes | None]:
+    return [secret.reveal_bytes() if secret is not None else None for secret in secrets]
+
+
+@pytest.fixture
+def kek() -> CountingKek:
+    return CountingKek()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+def cache(kek: CountingKek, clock: ManualClock, **bounds: int) -> DataKeys:
+    settings = {"age_seconds_max": 300, "count_max": 1000, **bounds}
+    return DataKeys(kek, clock=clock, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.requirement("K9")
+class TestDataKeys:
+    async def test_a_burst_on_one_cold_key_is_one_unwrap(
+        self, kek: CountingKek, clock: ManualClock
+    ) -> None:
+        keys = cache(kek, clock)
+        answers = await asyncio.gather(*(keys.unwrap_many([wrapped(1)]) for _ in range(10_000)))
+
+        assert kek.batches == [1]
+        assert {plain(answer)[0] for answer in answers} == {b"10000000"}
+
+    async def test_many_cold_keys_become_few_batches(
+        self, kek: CountingKek, clock: ManualClock
+    ) -> None:
+        keys = cache(kek, clock)
+        kek.gate.clear()
+        calls = [asyncio.create_task(keys.unwrap_many([wrapped(n)])) for n in range(1000)]
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert len(kek.batches) <= BATCHES_IN_FLIGHT_MAX
+        kek.gate.set()
+        answers = await asyncio.gather(*calls)
+
+        assert sum(kek.batches) == 1000
+        assert max(kek.batches) <= BATCH_MAX
+        assert len(kek.batches) <= 8
+        assert [plain(answer)[0] for answer in answers] == [
+            f"{number:08}"[::-1].encode() for number in range(1000)
+        ]
+
+    async def test_a_warm_key_needs_no_unwrap_until_it_is_too_old(
+        self, kek: CountingKek, clock: ManualClock
+    ) -> None:
+        keys = cache(kek, clock)
+        await keys.unwrap_many([wrapped(1)])
+        clock.advance(299.9)
+        await keys.unwrap_many([wrapped(1)])
+        assert kek.batches == [1]
+
+        clock.advance(0.1)
+        await keys.unwrap_many([wrapped(1)])
+        assert kek.batches == [1, 1]
+
+    async def test_the_oldest_used_gives_way(self, kek: CountingKek, clock: ManualClock) -> None:
+        keys = cache(kek, clock, count_max=2)
+        for number in (1, 2, 1, 3):
+            await keys.unwrap_many([wrapped(number)])
+        kek.batches.clear()
+
+        await keys.unwrap_many([wrapped(1), wrapped(3)])
+        assert kek.batches == []
+        await keys.unwrap_many([wrapped(2)])
+        assert kek.batches == [1]
+
+    async def test_without_the_kek_warm_keys_open_and_cold_ones_do_not(
+        self, kek: CountingKek, clock: ManualClock
+    ) -> None:
+        keys = cache(kek, clock)
+        await keys.unwrap_many([wrapped(1)])
+        kek.away = True
+
+        assert plain(await keys.unwrap_many([wrapped(1)])) == [b"10000000"]
+        with pytest.raises(KekUnavailableError):
+            await keys.unwrap_many([wrapped(2)])
+        clock.advance(300)
+        with pytest.raises(KekUnavailableError):
+            await keys.unwrap_many([wrapped(1)])
+
+        kek.away = False
+        assert plain(await keys.unwrap_many([wrapped(2)])) == [b"20000000"]
+
+    async def test_a_refused_key_is_not_kept(self, kek: CountingKek, clock: ManualClock) -> None:
+        keys = cache(kek, clock)
+        key, _ = wrapped(1)
+
+        assert await keys.unwrap_many([(key, b"another")]) == [None]
+        assert await keys.unwrap_many([(key, b"another")]) == [None]
+        assert kek.batches == [1, 1]
+
+    async def test_a_caller_that_goes_away_leaves_the_others_theirs(
+        self, kek: CountingKek, clock: ManualClock
+    ) -> None:
+        keys = cache(kek, clock)
+        kek.gate.clear()
+        gone = asyncio.create_task(keys.unwrap_many([wrapped(1)]))
+        stays = asyncio.create_task(keys.unwrap_many([wrapped(1)]))
+        await asyncio.sleep(0)
+        gone.cancel()
+        kek.gate.set()
+
+        assert plain(await stays) == [b"10000000"]
+        assert kek.batches == [1]

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program that decodes recordings: its loading, its verdicts and its exit codes."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.samples.__main__ import main
+from tests.samples.recordings import load_exchange
+
+pytestmark = pytest.mark.requirement("R4")
+
+BODY = {
+    "model": "gpt-4o-mini",
+    "choices": [{"message": {"content": "Olá!"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 2, "completion_tokens": 1},
+}
+TEXT = json.dumps(BODY, ensure_ascii=False)
+ZIPPED = base64.b64encode(gzip.compress(TEXT.encode())).decode()
+HEADERS = {"Content-Type": ["application/json"]}
+
+CASSETTES = {
+    "go_vcr.yaml": {"interactions": [{"response": {"code": 200, "body": TEXT}}]},
+    "vcrpy.yaml": {
+        "interactions": [
+            {"response": {"status": {"code": 200}, "body": {"string": TEXT}, "headers": HEADERS}}
+        ]
+    },
+    "vcrpy_old.yaml": {"interactions": [{"response": {"status_code": 200, "content": TEXT}}]},
+    "pydantic_ai.yaml": {
+        "interactions": [{"response": {"status": {"code": 200}, "parsed_body": BODY}}]
+    },
+    "ruby.yml": {
+        "http_interactions": [
+            {"response": {"status": {"code": 200}, "body": {"encoding": "UTF-8", "string": TEXT}}}
+        ]
+    },
+    "base64.yml": {
+        "http_interactions": [
+            {"response": {"status": {"code": 200}, "body": {"base64_string": ZIPPED}}}
+        ]
+    },
+    "reported.json": {"response": {"status": 200, "headers": {}, "body": TEXT}},
+    "object.json": {"response": {"status": 200, "body": BODY}},
+}
+TAGGED = """
+http_interactions:
+- recorded_at: 2026-09-01
+  response:
+    status: {{code: 200}}
+    body: {{string: {tag} {data}}}
+"""
+
+
+def write(folder: Path, name: str, content: Any) -> Path:
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    text = content if isinstance(content, str) else json.dumps(content)
+    path.write_text(text, encoding="utf-8")  # JSON is YAML.
+    return path
+
+
+class TestLoading:
+    @pytest.mark.parametrize("name", CASSETTES)
+    def test_every_form_of_recording_is_loaded(self, tmp_path: Path, name: str) -> None:
+        exchange = load_exchange(write(tmp_path, name, CASSETTES[name]), 0)
+        assert (exchange.status, json.loads(exchange.body)) == (200, BODY)
+
+    @pytest.mark.parametrize("tag", ["!binary", "!!binary"])
+    def test_binary_tags_and_compressed_bodies_are_undone(self, tmp_path: Path, tag: str) -> None:
+        path = write(tmp_path, "tagged.yml", TAGGED.format(tag=tag, data=ZIPPED))
+        assert load_exchange(path, 0).body.decode() == TEXT
+
+    def test_header_names_are_lower_case(self, tmp_path: Path) -> None:
+        path = write(tmp_path, "vcrpy.yaml", CASSETTES["vcrpy.yaml"])
+        assert load_exchange(path, 0).headers == {"content-type": "application/json"}
+
+    def test_bare_bodies_have_no_status(self, tmp_path: Path) -> None:
+        exchange = load_exchange(write(tmp_path, "x.body.json", TEXT), 0)
+        assert (exchange.status, exchange.body.decode()) == (None, TEXT)
+        assert load_exchange(write(tmp_path, "y.json", TEXT), 0).body.decode() == TEXT
+
+    def test_bare_payloads_are_framed_again(self, tmp_path: Path) -> None:
+        chunk = '{"object":"chat.completion.chunk"}'
+        path = write(tmp_path, "x.chunks.txt", f"{chunk}\n\n")
+        assert load_exchange(path, 0).body.decode() == f"data: {chunk}\n\ndata: [DONE]\n\n"
+
+    def test_pieces_kept_as_base64_are_joined(self, tmp_path: Path) -> None:
+        pieces = [base64.b64encode(piece).decode() for piece in (b"da", b"ta")]
+        path = write(tmp_path, "x.json", {"chunks": [pieces[0], {"b64": pieces[1]}]})
+        assert load_exchange(path, 0).body == b"data"
+
+
+def run(folder: Path, capsys: pytest.CaptureFixture[str], *changes: Any) -> tuple[int, str]:
+    write(folder, "openai/chat.yaml", CASSETTES["go_vcr.yaml"])
+    plain = {
+        "file": "openai/chat.yaml",
+        "uri": "https://api.openai.com/v1/chat/completions",
+        "status": 200,
+        "error_class": None,
+        "text": "Olá!",
+        "finish": "stop",
+        "usage": {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3},
+    }
+    write(folder, "expected.json", [{**plain, **change} for change in changes])
+    return main([str(folder)]), capsys.readouterr().out
+
+
+class TestVerdicts:
+    def test_what_is_as_expected_passes(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        code, out = run(tmp_path, capsys, {})
+        assert (code, out) == (0, "samples: 1 passed, 0 failed\n")
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"text": "other"},
+            {"finish": "length"},
+            {"model": "other"},
+            {"usage": {"prompt_tokens": 9}},
+            {"usage": {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 4}},
+            {"tool_calls": [{"function": {"name": "f"}}]},
+            {"error_class": "rate_limited"},
+            {"file": "openai/missing.yaml"},
+            {"stream": "sse"},
+        ],
+    )
+    def test_what_differs_fails_and_is_named(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any]
+    ) -> None:
+        code, out = run(tmp_path, capsys, change, {})
+        assert code == 1
+        assert out.startswith("failed: openai/")
+        assert out.endswith("samples: 1 passed, 1 failed\n")
+
+    def test_what_is_not_spoken_is_counted_apart(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        bedrock = {"file": "bedrock/x.yaml"}
+        images = {"uri": "https://api.openai.com/v1/images/generations"}
+        code, out = run(tmp_path, capsys, bedrock, bedrock, images)
+        assert code == 0
+        assert out.splitlines() == [
+            "not yet spoken: bedrock (2 recordings)",
+            "not yet spoken: openai images/generations (1 recordings)",
+            "samples: 0 passed, 0 failed",
+        ]
+
+    def test_a_free_call_s_list_is_read(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write(tmp_path, "openai/models.body.json", {"data": [{"id": "gpt-4o"}]})
+        free = {"file": "openai/models.body.json", "uri": "https://api.openai.com/v1/models"}
+        assert run(tmp_path, capsys, free)[0] == 0
+
+    def test_a_folder_without_a_list_is_told(self, tmp_path: Path) -> None:
+        assert main([str(tmp_path)]) == 2
+        assert main([]) == 2
