@@ -28,7 +28,7 @@ from rich.console import Console
 
 from deploy.local.processes import LocalError
 from deploy.local.suite import Ports, Suite
-from deploy.local.walk import WalkError, walk
+from deploy.local.walk import WalkError, look_again, walk
 
 _CHECK_SECONDS = 1.0
 _ENDINGS = (signal.SIGINT, signal.SIGTERM)
@@ -53,11 +53,13 @@ def run(state: _StateOption = _DEFAULT_STATE, kek: _KekOption = KekChoice.LOCAL)
     console = Console()
     with _told(console):
         with _running(state, kek, Ports(), console) as suite:
-            if suite.state.begin_walk():
-                asyncio.run(walk(suite, console))
+            account = suite.state.walked
+            if account:
+                asyncio.run(look_again(suite, console, account))
             else:
-                console.print("The walk was taken here before; `make tour` takes it anew.")
-            _print_doors(console, suite)
+                account = asyncio.run(walk(suite, console))
+                suite.state.keep_walk(account)
+            _print_doors(console, suite, account)
             _serve_until_interrupted(suite)
             console.print("Stopping.")
         console.print(f"Stopped. Everything is kept in {state} for the next `make run`.")
@@ -120,19 +122,19 @@ def _told(console: Console) -> Iterator[None]:
         raise typer.Exit(130) from exc
 
 
-def _print_doors(console: Console, suite: Suite) -> None:
+def _print_doors(console: Console, suite: Suite, account: str) -> None:
     """What to try now: each line works as it stands while the suite runs."""
     at = suite.addresses
     text = {"messages": [{"role": "ROLE_USER", "parts": [{"text": "Hello"}]}]}
-    request = {"account": "accounts/demo", "request_id": str(uuid.uuid4()), "input": text}
+    request = {"account": account, "request_id": str(uuid.uuid4()), "input": text}
     keyvault, router, ledger = (
         f"ownkey.{name.lower()}.v1.{name}Service" for name in ("Keyvault", "Router", "Ledger")
     )
     doors = (
         (None, at.router, "list"),
         ({"provider": "openai"}, at.router, f"{router}/ListModels"),
-        ({"parent": "accounts/demo"}, at.keyvault, f"{keyvault}/ListKeys"),
-        ({"account": "accounts/demo"}, at.ledger, f"{ledger}/GetBalance"),
+        ({"parent": account}, at.keyvault, f"{keyvault}/ListKeys"),
+        ({"account": account}, at.ledger, f"{ledger}/GetBalance"),
         (request, at.router, f"{router}/StreamText"),
     )
     console.print("\n[bold]Serving.[/bold] Try, in another terminal:\n")

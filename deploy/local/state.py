@@ -4,7 +4,7 @@ The state folder of a local suite: its layout, its version, its lock and the sec
 
     version            the layout's number; a newer one is refused and nothing is touched
     kek                what wraps the keys: local or vault
-    walked             there once the walk of `make run` has begun
+    walked             the account that the walk was taken for, once it was
     lock               held by the one suite that uses the folder
     postgres/          the three databases
     keyring            the local key-encryption keys, or:
@@ -114,13 +114,15 @@ class StateFolder:
         """The token by which an internal identity shows who it is."""
         return (self.tokens / identity).read_text().strip()
 
-    def begin_walk(self) -> bool:
-        """Whether the walk of `make run` is still to be taken here; the next call says no."""
-        walked = self.path / "walked"
-        if walked.exists():
-            return False
-        walked.touch()
-        return True
+    @property
+    def walked(self) -> str:
+        """The account that the walk of `make run` was taken for; empty if it was not finished."""
+        path = self.path / "walked"
+        return path.read_text().strip() if path.exists() else ""
+
+    def keep_walk(self, account: str) -> None:
+        """Remembers that the walk was taken to its end."""
+        (self.path / "walked").write_text(account + "\n")
 
     def _check_version(self) -> None:
         version_file = self.path / "version"

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import aiohttp
+import grpc
 import grpc.aio
 from google.protobuf import field_mask_pb2
 from ownkey.keyvault.v1 import key_pb2, keyvault_service_pb2, live_test_pb2
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 NANO = 1_000_000_000
 RATE_LIMIT_FAULT = "ratelimited-seconds30"
-ACCOUNT = "accounts/demo"
+ACCOUNT_ID = "demo"
+ACCOUNTS_MAX = 100
 MODEL = "openai/gpt-4o-mini"
 GRANT_NANO_CREDITS = 1_000 * NANO
 QUESTION = "In one sentence: what is a data key?"
@@ -79,6 +81,7 @@ class Walk:
     def __init__(self, clients: Clients, console: Console) -> None:
         self._clients = clients
         self._console = console
+        self.account = ""
         self._key = ""
         self._receipt = account_pb2.PauseReceipt()
         self._asked_charge = 0
@@ -121,23 +124,17 @@ class Walk:
 
     async def _grant(self) -> None:
         self._step(1, "An account on a plan gets credits")
-        created = await self._clients.ledger.CreateAccount(
-            account_pb2.CreateAccountRequest(
-                request_id=new_id(),
-                account_id=ACCOUNT.removeprefix("accounts/"),
-                plan="plans/standard",
-                billing_mode=account_pb2.BILLING_MODE_CREDITS,
-            )
-        )
+        created = await self._create_account()
+        self.account = created.name
         granted = await self._clients.ledger.GrantCredits(
             grant_pb2.GrantCreditsRequest(
                 request_id=new_id(),
-                account=ACCOUNT,
+                account=self.account,
                 kind=grant_pb2.GRANT_KIND_PURCHASED,
                 amount_nano_credits=GRANT_NANO_CREDITS,
             )
         )
-        self._say(f"{created.account.name} on {created.account.plan}")
+        self._say(f"{created.name} on {created.plan}")
         self._say(f"balance {in_credits(granted.balance.posted_nano_credits)}")
         prove(
             granted.balance.available_nano_credits == GRANT_NANO_CREDITS,
@@ -145,11 +142,30 @@ class Walk:
             granted.balance.available_nano_credits,
         )
 
+    async def _create_account(self) -> account_pb2.Account:
+        """Create `demo`, or where a walk was cut off before its end the next free name after it."""
+        for number in range(1, ACCOUNTS_MAX + 1):
+            try:
+                answer = await self._clients.ledger.CreateAccount(
+                    account_pb2.CreateAccountRequest(
+                        request_id=new_id(),
+                        account_id=ACCOUNT_ID if number == 1 else f"{ACCOUNT_ID}-{number}",
+                        plan="plans/standard",
+                        billing_mode=account_pb2.BILLING_MODE_CREDITS,
+                    )
+                )
+            except grpc.aio.AioRpcError as fault:
+                if fault.code() is not grpc.StatusCode.ALREADY_EXISTS:
+                    raise
+            else:
+                return answer.account
+        raise WalkError("a free account name", f"{ACCOUNTS_MAX} accounts from cut-off walks")
+
     async def _store_keys(self) -> None:
         self._step(2, "An own key is cleaned, tested live and encrypted")
         created = await self._clients.keyvault.CreateKey(
             keyvault_service_pb2.CreateKeyRequest(
-                parent=ACCOUNT,
+                parent=self.account,
                 key=key_pb2.Key(provider="openai", label="my key"),
                 secret=f"  Bearer {OWN_SECRET} \n",
                 request_id=new_id(),
@@ -167,7 +183,7 @@ class Walk:
         refused = await self._refusal(
             self._clients.keyvault.CreateKey(
                 keyvault_service_pb2.CreateKeyRequest(
-                    parent=ACCOUNT,
+                    parent=self.account,
                     key=key_pb2.Key(provider="openai"),
                     secret=REVOKED_SECRET,
                     request_id=new_id(),
@@ -202,14 +218,14 @@ class Walk:
         pieces, finish = [], None
         async for message in self._clients.router.StreamText(
             text_pb2.StreamTextRequest(
-                account=ACCOUNT, request_id=new_id(), model=MODEL, input=question()
+                account=self.account, request_id=new_id(), model=MODEL, input=question()
             )
         ):
             if message.WhichOneof("event") == "text_delta":
                 pieces.append(message.text_delta)
             elif message.WhichOneof("event") == "finish":
                 finish = message.finish
-        self._say(f"streamed in {len(pieces)} pieces: “{''.join(pieces)}”")
+        self._say(f"streamed: “{'·'.join(pieces)}”")
         prove(finish is not None, "exactly one end", finish)
         after = await self._posted()
         self._say(f"balance {in_credits(after)}: the same to the last unit")
@@ -280,7 +296,7 @@ class Walk:
         text = b""
         async for piece in self._clients.ledger.ExportStatement(
             entry_pb2.ExportStatementRequest(
-                account=ACCOUNT, format=entry_pb2.STATEMENT_FORMAT_JSON_LINES
+                account=self.account, format=entry_pb2.STATEMENT_FORMAT_JSON_LINES
             )
         ):
             text += piece.chunk
@@ -304,7 +320,7 @@ class Walk:
         self, source: attempt_pb2.Source.ValueType = attempt_pb2.SOURCE_AUTO
     ) -> text_pb2.GenerateTextRequest:
         return text_pb2.GenerateTextRequest(
-            account=ACCOUNT, request_id=new_id(), model=MODEL, source=source, input=question()
+            account=self.account, request_id=new_id(), model=MODEL, source=source, input=question()
         )
 
     async def _generate(
@@ -317,12 +333,14 @@ class Walk:
     ) -> account_pb2.SetBillingModeResponse:
         return await self._clients.ledger.SetBillingMode(
             account_pb2.SetBillingModeRequest(
-                request_id=new_id(), account=ACCOUNT, billing_mode=mode
+                request_id=new_id(), account=self.account, billing_mode=mode
             )
         )
 
     async def _posted(self) -> int:
-        answer = await self._clients.ledger.GetBalance(grant_pb2.GetBalanceRequest(account=ACCOUNT))
+        answer = await self._clients.ledger.GetBalance(
+            grant_pb2.GetBalanceRequest(account=self.account)
+        )
         return answer.balance.posted_nano_credits
 
     async def _always_use(self, *, value: bool) -> None:
@@ -358,20 +376,56 @@ class Walk:
         raise WalkError("a refusal", answer)
 
 
-async def walk(suite: Suite, console: Console) -> None:
+async def walk(suite: Suite, console: Console) -> str:
     """
-    Take the walk once for the account `demo`.
+    Take the walk once, for the account `demo`.
 
     Args:
-        suite: A running suite whose state has no account `demo` yet.
+        suite: A running suite.
         console: Where steps are printed.
+
+    Returns:
+        The account's name: another than `accounts/demo` if that exists from a walk cut off.
 
     Raises:
         WalkError: If an outcome is not what the product promises.
         grpc.aio.AioRpcError: If a call failed that must not.
     """
     async with Clients(suite.addresses, operator_token=suite.operator_token) as clients:
-        await Walk(clients, console).run()
+        taken = Walk(clients, console)
+        await taken.run()
+        return taken.account
+
+
+async def look_again(suite: Suite, console: Console, account: str) -> None:
+    """
+    Show that what an earlier run left still stands: balances as they were, keys that decrypt.
+
+    Args:
+        suite: A running suite.
+        console: Where it is printed.
+        account: The account that the walk was taken for.
+
+    Raises:
+        grpc.aio.AioRpcError: If something no longer stands.
+    """
+    async with Clients(suite.addresses, operator_token=suite.operator_token) as clients:
+        answer = await clients.ledger.GetBalance(grant_pb2.GetBalanceRequest(account=account))
+        listed = await clients.keyvault.ListKeys(
+            keyvault_service_pb2.ListKeysRequest(parent=account)
+        )
+        console.print("\n[bold]Kept from the run before[/bold] (`make tour` takes the walk anew)")
+        balance = in_credits(answer.balance.posted_nano_credits)
+        console.print(f"   {account}: balance {balance}", highlight=False)
+        for key in listed.keys:
+            tested = await clients.keyvault.TestKey(
+                keyvault_service_pb2.TestKeyRequest(name=key.name)
+            )
+            found = live_test_pb2.TestResult.Name(tested.test.result).removeprefix("TEST_RESULT_")
+            state = key_pb2.KeyState.Name(key.state).removeprefix("KEY_STATE_").lower()
+            console.print(
+                f"   {key.name} ({key.hint}, {state}): decrypts, tested {found}", highlight=False
+            )
 
 
 def question() -> text_pb2.TextInput:
