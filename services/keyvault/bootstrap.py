@@ -142,7 +142,7 @@ async def keyvault(
                 resolve=ResolveKeys(store=store, box=box, releases=releases),
                 feed=feed,
                 report=ReportHealth(store=store, confirmations=confirmations),
-                kek=KekOperations(kek=kek, store=store),
+                kek=KekOperations(kek=kek, store=store, fingerprinter=fingerprinter, clock=clock),
             )
         )
         yield _spec(config, servicer, clock)

@@ -235,8 +235,7 @@ class RecordRefusedError(ServiceError):
 class NotServedError(ServiceError):
     """The call is part of the contract and not served yet."""
 
-    def __init__(self, rpc: str) -> None:
+    def __init__(self, rpc: str, advice: str = "a later version will serve it") -> None:
         super().__init__(
-            f"{rpc} is part of the contract but not served by this version; a later one will",
-            metadata={"rpc": rpc},
+            f"{rpc} is part of the contract but not served here; {advice}", metadata={"rpc": rpc}
         )

@@ -72,8 +72,8 @@ class RouterConfig:
     )
     fingerprint_key_file: Path = setting(
         "OWNKEY_ROUTER_FINGERPRINT_KEY_FILE",
-        "file with the key of the requests' keyed hashes, shared by all replicas; another key makes "
-        "repeated requests look like new bodies",
+        "file with the key of the requests' keyed hashes, shared by all replicas; another key "
+        "makes repeated requests look like new bodies",
         parse=existing_file,
     )
     provider_base_urls: Mapping[str, str] | None = setting(

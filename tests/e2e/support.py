@@ -489,6 +489,14 @@ def credit_price(cost_nano_usd: int) -> int:
     return round(cost_nano_usd * MARKUP * NANO / CREDIT_VALUE_NANO_USD)
 
 
+async def assert_untouched(clients: Clients, account: str) -> None:
+    """Nothing was charged to an account as `new_account` made it, and no hold is left."""
+    after = await balance(clients, account)
+    assert after.posted_nano_credits == GRANT_NANO_CREDITS
+    assert after.available_nano_credits == GRANT_NANO_CREDITS
+    assert (after.reserved_nano_credits, after.spent_nano_credits) == (0, 0)
+
+
 async def eventually(
     holds: Callable[[], Awaitable[bool]], *, seconds: float = EVENTUALLY_SECONDS
 ) -> None:

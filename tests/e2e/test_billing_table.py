@@ -188,13 +188,6 @@ async def assert_paid(
     assert (after.spent_nano_credits, after.fees_nano_credits) == (charge, 0)
 
 
-async def assert_untouched(clients: Clients, account: str) -> None:
-    after = await support.balance(clients, account)
-    assert after.posted_nano_credits == support.GRANT_NANO_CREDITS
-    assert after.available_nano_credits == support.GRANT_NANO_CREDITS
-    assert after.spent_nano_credits == 0
-
-
 @pytest.mark.requirement("L5", "R7", "L13", "R12")
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize(("mode", "source"), CELLS)
@@ -206,18 +199,19 @@ class TestTable:
     ) -> None:
         account = await new_account(clients, mode)
         key = await support.add_key(clients, account)
+        tested = await support.recorded_requests(clients, key.secret)
         got = await ask(clients, account, source, streamed=streamed)
+        calls = (await support.recorded_requests(clients, key.secret))[len(tested) :]
         expected = WITH_A_KEY[mode, source]
-        calls = await support.recorded_requests(clients, key.secret)
-        calls_of_requests = [call for call in calls if call["time"] and call["stream"] == streamed]
         if isinstance(expected, Pays):
             assert isinstance(got, attempt_pb2.Receipt), got
             await assert_paid(clients, account, got, expected, key=key)
-            assert calls_of_requests or expected.payer == CREDITS
+            assert [c["stream"] for c in calls] == [streamed] * (expected.payer == OWN_KEY)
         else:
             assert isinstance(got, RichStatus), got
             self._assert_source_not_allowed(got)
-            await assert_untouched(clients, account)
+            await support.assert_untouched(clients, account)
+            assert calls == []
 
     @pytest.mark.parametrize("why", NO_USABLE_KEY)
     async def test_without_a_usable_key(
@@ -244,7 +238,7 @@ class TestTable:
             assert absence.remedy in got.message
             assert "ask for CREDITS" in got.message
             assert support.attempts_of(got) == []
-        await assert_untouched(clients, account)
+        await support.assert_untouched(clients, account)
 
     def _assert_source_not_allowed(self, status: RichStatus) -> None:
         assert (status.code, status.reason) == (grpc.StatusCode.FAILED_PRECONDITION, NOT_ALLOWED)
@@ -293,26 +287,7 @@ class TestAroundTheTable:
         assert got.reason == reason
         attempts = support.attempts_of(got)
         assert {(a.funding, a.key, a.key_hint) for a in attempts} == {(OWN_KEY, key.name, key.hint)}
-        await assert_untouched(clients, account)
-
-    @pytest.mark.parametrize(
-        ("mode", "source"),
-        [
-            ("CREDITS", "AUTO"),
-            ("CREDITS", "CREDITS"),
-            ("OWN_KEY_FIRST", "CREDITS"),
-            ("OWN_KEY_ONLY", "CREDITS"),
-        ],
-    )
-    async def test_a_working_own_key_is_not_touched_where_credits_pay(
-        self, clients: Clients, mode: str, source: str
-    ) -> None:
-        account = await new_account(clients, mode)
-        key = await support.add_key(clients, account)
-        before = await support.recorded_requests(clients, key.secret)
-        got = await ask(clients, account, source, streamed=False)
-        assert isinstance(got, attempt_pb2.Receipt), got
-        assert await support.recorded_requests(clients, key.secret) == before
+        await support.assert_untouched(clients, account)
 
     @pytest.mark.parametrize("mode", ["OWN_KEY_FIRST", "OWN_KEY_ONLY"])
     async def test_an_own_key_pays_without_any_credits(self, clients: Clients, mode: str) -> None:

@@ -178,9 +178,7 @@ class TestWhileItRuns:
         request_id = new_id()
         async with support.fault(clients, key.secret, "slow"):
             if streamed:
-                first = asyncio.create_task(
-                    support.stream(clients, account, request_id=request_id)
-                )
+                first = asyncio.create_task(support.stream(clients, account, request_id=request_id))
             else:
                 first = asyncio.create_task(
                     support.generate(clients, account, request_id=request_id)
@@ -247,9 +245,7 @@ class TestAfterItSucceeded:
         assert after.entry_sequence == before.entry_sequence
 
     @pytest.mark.parametrize("payer", [OWN_KEY, CREDITS], ids=["own key", "credits"])
-    async def test_a_stream(
-        self, clients: Clients, payer: attempt_pb2.Funding.ValueType
-    ) -> None:
+    async def test_a_stream(self, clients: Clients, payer: attempt_pb2.Funding.ValueType) -> None:
         account, key = await own_key_account(clients)
         source = attempt_pb2.SOURCE_CREDITS if payer == CREDITS else attempt_pb2.SOURCE_AUTO
         request_id = new_id()
@@ -388,7 +384,7 @@ class TestAfterItFailed:
         assert await support.recorded_requests(clients, key.secret) == calls
 
     async def _mended(self, clients: Clients, key: StoredKey) -> None:
-        """Tests the key until its health is good: a confirmation of the refusal may be under way."""
+        """Tests the key until it is good: a confirmation of its refusal may be under way."""
 
         async def good() -> bool:
             await support.check_key(clients, key)

@@ -29,14 +29,6 @@ every_provider = pytest.mark.parametrize("provider", MODELS)
 broken_inside = pytest.mark.parametrize("words", ["cut", "midstream"])
 
 
-async def assert_free(clients: Clients, account: str) -> None:
-    """Nothing was charged and no hold is left."""
-    after = await support.balance(clients, account)
-    assert after.posted_nano_credits == GRANT_NANO_CREDITS
-    assert after.available_nano_credits == GRANT_NANO_CREDITS
-    assert (after.reserved_nano_credits, after.spent_nano_credits) == (0, 0)
-
-
 async def price_of(clients: Clients, provider: str) -> attempt_pb2.PriceUsed:
     """The price of a provider's model, from an answer of another account."""
     account = await support.new_account(clients)
@@ -110,7 +102,7 @@ class TestBrokenUpstream:
             got = await support.stream(clients, account, model=MODELS[provider])
         # The consent is ANY, but content has gone out: no other side may go on with it.
         self._assert_broken(got, provider, OWN_KEY)
-        await assert_free(clients, account)
+        await support.assert_untouched(clients, account)
 
     @every_provider
     @broken_inside
@@ -128,7 +120,7 @@ class TestBrokenUpstream:
                 route=text_pb2.RoutePreferences(only=[provider]),
             )
         self._assert_broken(got, provider, CREDITS)
-        await assert_free(clients, account)
+        await support.assert_untouched(clients, account)
         [attempt] = await support.authorizations(clients, account)
         assert attempt.state == authorization_pb2.AUTHORIZATION_STATE_CAPTURED
         assert attempt.charged_nano_credits == 0
@@ -196,7 +188,7 @@ class TestFirstContent:
             serving.hint,
         )
         assert [a.key_hint for a in got.receipt.attempts] == [refused.hint, serving.hint]
-        await assert_free(clients, account)
+        await support.assert_untouched(clients, account)
 
     async def test_on_credits_the_next_shared_key_serves(self, clients: Clients) -> None:
         account = await support.new_account(clients)
@@ -234,7 +226,7 @@ class TestNothingDelivered:
         assert (receipt.payer, receipt.charged_nano_credits) == (CREDITS, 0)
         assert receipt.usage.output_token_count == 0
         assert receipt.usage.input_token_count == count_tokens(support.QUESTION)
-        await assert_free(clients, account)
+        await support.assert_untouched(clients, account)
 
     @pytest.mark.parametrize("provider", ["openai", "anthropic", "gemini"])
     async def test_an_answer_that_was_filtered(self, clients: Clients, provider: str) -> None:
@@ -251,7 +243,7 @@ class TestNothingDelivered:
                 grpc.StatusCode.INVALID_ARGUMENT,
                 "CONTENT_FILTERED",
             )
-        await assert_free(clients, account)
+        await support.assert_untouched(clients, account)
 
 
 @pytest.mark.requirement("L9", "L3", "L13")
@@ -272,7 +264,7 @@ class TestTheCallerLeaves:
             await self._sent(clients, account)
             call.cancel()
             await self._settled(clients, account)
-        await assert_free(clients, account)
+        await support.assert_untouched(clients, account)
         [attempt] = await support.authorizations(clients, account)
         assert attempt.charged_nano_credits == 0
 
@@ -285,7 +277,7 @@ class TestTheCallerLeaves:
             )
             await self._settled(clients, account)
         assert status.code in {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE}
-        await assert_free(clients, account)
+        await support.assert_untouched(clients, account)
 
     async def test_where_leaving_stops_the_bill_the_delivered_part_is_charged(
         self, clients: Clients
@@ -311,9 +303,7 @@ class TestTheCallerLeaves:
         account = await support.new_account(clients)
         shared = support.shared_secret(clients.addresses.simulator, "openai")
         async with support.fault(clients, shared, "stall", count=1):
-            got = await support.stream(
-                clients, account, timeout_seconds=LEAVING_TIMEOUT_SECONDS
-            )
+            got = await support.stream(clients, account, timeout_seconds=LEAVING_TIMEOUT_SECONDS)
             await self._settled(clients, account)
         assert got.error is not None
         assert got.text == self._stalled_text()
@@ -358,7 +348,7 @@ class TestTheCallerLeaves:
             await self._read_until_it_stalls(call)
             call.cancel()
             await self._settled(clients, account)
-        await assert_free(clients, account)
+        await support.assert_untouched(clients, account)
         [attempt] = await support.authorizations(clients, account)
         assert (attempt.funding, attempt.key) == (
             authorization_pb2.FUNDING_OWN_KEY,
@@ -378,16 +368,16 @@ class TestTheCallerLeaves:
                 return text
         raise AssertionError("the stream ended in place of stalling")
 
-    async def _repeat(self, clients: Clients, account: str, request_id: str, **settings: Any) -> None:
+    async def _repeat(
+        self, clients: Clients, account: str, request_id: str, **settings: Any
+    ) -> None:
         async for _ in support.open_stream(clients, account, request_id=request_id, **settings):
             pass
 
     async def _sent(self, clients: Clients, account: str) -> None:
         async def open_attempt() -> bool:
             attempts = await support.authorizations(clients, account)
-            return any(
-                a.state == authorization_pb2.AUTHORIZATION_STATE_OPEN for a in attempts
-            )
+            return any(a.state == authorization_pb2.AUTHORIZATION_STATE_OPEN for a in attempts)
 
         await support.eventually(open_attempt)
 

@@ -179,7 +179,7 @@ async def running_keyvault(
         settings: Further configuration, without the prefix.
     """
     router = router or FakeRouter()
-    peer = grpc.aio.server()
+    peer = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     router_service_pb2_grpc.add_RouterServiceServicer_to_server(router, peer)
     router_port = peer.add_insecure_port("127.0.0.1:0")
     await peer.start()

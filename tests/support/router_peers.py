@@ -2,8 +2,8 @@
 """
 Keyvault and ledger as the router sees them: real gRPC servers on loopback with state in memory.
 
-They keep to the contract where the router depends on it: the feed and its lineage, the claim and its
-numbering, settlement once, refusals that settle what they carry. Money is one nano-credit for one
+They keep to the contract where the router depends on it: the feed and its lineage, the claim and
+its numbering, settlement once, refusals that settle what they carry. One nano-credit is one
 nano-USD.
 """
 
@@ -190,23 +190,10 @@ class FakeLedger(ledger_service_pb2_grpc.LedgerServiceServicer):
 
     def _authorize(self, ask: pb.AuthorizeRequest) -> pb.AuthorizeResponse:
         run = self.runs.get(ask.request_id)
-        if run is not None and run.fingerprint != ask.fingerprint:
-            raise _RefusedError(grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
-        if run is not None and run.claimant != ask.claimant:
-            if run.state == pb.REQUEST_STATE_RUNNING:
-                raise _RefusedError(
-                    grpc.StatusCode.UNAVAILABLE, "REQUEST_IN_PROGRESS", retry_seconds=1
-                )
-            if run.state != pb.REQUEST_STATE_FAILED_UNCHARGED:
-                record = pb.RequestRecord(
-                    request_id=ask.request_id,
-                    state=run.state,
-                    outcome=run.outcome,
-                    authorizations=run.attempts.values(),
-                )
-                return pb.AuthorizeResponse(recorded=record)
-            run = None
-        if run is None:
+        recorded = self._recorded(ask, run) if run is not None else None
+        if recorded is not None:
+            return pb.AuthorizeResponse(recorded=recorded)
+        if run is None or run.claimant != ask.claimant:
             run = Run(ask.claimant, ask.fingerprint)
         if ask.sequence in run.attempts:
             return pb.AuthorizeResponse(granted=run.attempts[ask.sequence])
@@ -223,8 +210,7 @@ class FakeLedger(ledger_service_pb2_grpc.LedgerServiceServicer):
             else:
                 item.release.release.CopyFrom(ask.settlement.release)
             response.settled.CopyFrom(self._settle(run, ask.settlement.sequence, item))
-        still_open = [a for a in run.attempts.values() if a.state == pb.AUTHORIZATION_STATE_OPEN]
-        if still_open:
+        if any(a.state == pb.AUTHORIZATION_STATE_OPEN for a in run.attempts.values()):
             raise _RefusedError(grpc.StatusCode.FAILED_PRECONDITION, "SEQUENCE_OUT_OF_ORDER")
         funding, fallback = self._decide(ask)
         granted = self._grant(ask, funding, fallback=fallback)
@@ -233,6 +219,20 @@ class FakeLedger(ledger_service_pb2_grpc.LedgerServiceServicer):
             self.balance -= granted.held_nano_credits
         response.granted.CopyFrom(granted)
         return response
+
+    def _recorded(self, ask: pb.AuthorizeRequest, run: Run) -> pb.RequestRecord | None:
+        if run.fingerprint != ask.fingerprint:
+            raise _RefusedError(grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
+        if run.claimant == ask.claimant or run.state == pb.REQUEST_STATE_FAILED_UNCHARGED:
+            return None
+        if run.state == pb.REQUEST_STATE_RUNNING:
+            raise _RefusedError(grpc.StatusCode.UNAVAILABLE, "REQUEST_IN_PROGRESS", retry_seconds=1)
+        return pb.RequestRecord(
+            request_id=ask.request_id,
+            state=run.state,
+            outcome=run.outcome,
+            authorizations=run.attempts.values(),
+        )
 
     def _decide(self, ask: pb.AuthorizeRequest) -> tuple[pb.Funding.ValueType, bool]:
         if ask.source == pb.SOURCE_CREDITS:

@@ -42,6 +42,15 @@ SELECT k.provider, v.generation AS known_generation, s.* FROM keys k
 WHERE k.account_id = ANY($1::text[])
 """
 
+SELECT_OUTDATED = """
+SELECT k.provider, v.generation AS known_generation, s.* FROM key_secrets s
+    JOIN key_versions v USING (account_id, key_id, version)
+    JOIN keys k USING (account_id, key_id)
+WHERE s.kek_name = $1 AND s.kek_version < $2
+    AND (s.account_id, s.key_id, s.version) > ($3::text, $4::text, $5::bigint)
+ORDER BY s.account_id, s.key_id, s.version LIMIT $6
+"""
+
 
 def settings(account: str, row: Row) -> Settings:
     """Return an account's settings."""
@@ -121,24 +130,30 @@ def stored_secrets(rows: Iterable[Row]) -> dict[str, dict[str, StoredSecret]]:
     """Return the records of current versions by account, then key id."""
     found: dict[str, dict[str, StoredSecret]] = defaultdict(dict)
     for row in rows:
-        binding = Binding(
-            row["account_id"],
-            row["key_id"],
-            row["version"],
-            row["known_generation"],
-            row["provider"],
-        )
-        record = Record(
-            format_version=row["format_version"],
-            algorithm=row["algorithm"],
-            generation=row["generation"],
-            data_key=WrappedKey(row["kek_name"], row["kek_version"], row["wrapped_dek"]),
-            nonce=row["nonce"],
-            ciphertext=row["ciphertext"],
-            commitment=row["commitment"],
-        )
-        found[binding.account][binding.key_id] = StoredSecret(binding, record)
+        stored = stored_secret(row)
+        found[stored.binding.account][stored.binding.key_id] = stored
     return found
+
+
+def stored_secret(row: Row) -> StoredSecret:
+    """Return a version's record; its binding comes from what is known of the key."""
+    binding = Binding(
+        row["account_id"],
+        row["key_id"],
+        row["version"],
+        row["known_generation"],
+        row["provider"],
+    )
+    record = Record(
+        format_version=row["format_version"],
+        algorithm=row["algorithm"],
+        generation=row["generation"],
+        data_key=WrappedKey(row["kek_name"], row["kek_version"], row["wrapped_dek"]),
+        nonce=row["nonce"],
+        ciphertext=row["ciphertext"],
+        commitment=row["commitment"],
+    )
+    return StoredSecret(binding, record)
 
 
 def recorded_request(row: Row) -> RecordedRequest:

@@ -120,12 +120,13 @@ class LocalKeyring:
         Make a new version; it wraps new data keys from now on.
 
         Raises:
-            ConfigError: If the file cannot be used.
+            KekUnavailableError: If the file cannot be used or holds as many versions as it may.
         """
         with _locked(self._path):
-            ring = _read(self._path)
+            ring = self._reread()
             if len(ring.keys) >= VERSIONS_MAX:
-                raise ConfigError([f"the keyring {self._path} has {VERSIONS_MAX} versions already"])
+                log.error("keyring_full", versions=VERSIONS_MAX)
+                raise KekUnavailableError(KekCause.BROKEN)
             keys = {**ring.keys, max(ring.keys) + 1: Secret(os.urandom(KEY_BYTES))}
             self._ring = _Keyring(ring.ring_id, keys)
             _write(self._path, self._ring)

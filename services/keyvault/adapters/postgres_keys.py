@@ -21,7 +21,7 @@ from typing import TypeVar
 from services.keyvault.adapters import key_rows
 from services.keyvault.adapters.postgres_audit import insert_audit
 from services.keyvault.domain.audit import AuditEntry
-from services.keyvault.domain.envelope import Record
+from services.keyvault.domain.envelope import Record, WrappedKey
 from services.keyvault.domain.keys import Key, Settings
 from services.keyvault.errors import KeyNotFoundError
 from services.keyvault.usecases.ports import (
@@ -30,7 +30,9 @@ from services.keyvault.usecases.ports import (
     FeedPage,
     FeedPosition,
     RecordedRequest,
+    RecordName,
     Snapshot,
+    StoredSecret,
 )
 from services.shared.errors import StoreUnavailableError
 from services.shared.postgres import Connection, Database
@@ -115,6 +117,15 @@ ORDER BY c.sequence
 """
 _COUNT_RECORDS = """
 SELECT kek_name, kek_version, count(*) AS records FROM key_secrets GROUP BY kek_name, kek_version
+"""
+# Compares and swaps: a record that was written anew meanwhile is left as it is.
+_EXCHANGE_DATA_KEYS = """
+UPDATE key_secrets s SET wrapped_dek = n.wrapped, kek_version = n.kek_version
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::bytea[], $6::bigint[])
+    AS n (account_id, key_id, version, known, wrapped, kek_version)
+WHERE (s.account_id, s.key_id, s.version) = (n.account_id, n.key_id, n.version)
+    AND s.wrapped_dek = n.known
+RETURNING 1
 """
 _FORGET_CHANGES = """
 DELETE FROM changes WHERE sequence IN (
@@ -351,6 +362,27 @@ class PostgresKeyStore:
         """Count stored records by name and version of their key-encryption key."""
         rows = await self._database.fetch(_COUNT_RECORDS)
         return {(row["kek_name"], row["kek_version"]): row["records"] for row in rows}
+
+    async def outdated_records(
+        self, kek_name: str, *, below: int, after: RecordName | None, limit: int
+    ) -> list[StoredSecret]:
+        """Return records wrapped by a version below one, in the order of their names."""
+        start = (after.account, after.key_id, after.version) if after else ("", "", 0)
+        rows = await self._database.fetch(key_rows.SELECT_OUTDATED, kek_name, below, *start, limit)
+        return [key_rows.stored_secret(row) for row in rows]
+
+    async def exchange_data_keys(self, items: Sequence[tuple[StoredSecret, WrappedKey]]) -> int:
+        """Store other wrapped keys where the old ones still stand; return how many did."""
+        exchanged = await self._database.fetch(
+            _EXCHANGE_DATA_KEYS,
+            [stored.binding.account for stored, _ in items],
+            [stored.binding.key_id for stored, _ in items],
+            [stored.binding.version for stored, _ in items],
+            [stored.record.data_key.wrapped for stored, _ in items],
+            [data_key.wrapped for _, data_key in items],
+            [data_key.kek_version for _, data_key in items],
+        )
+        return len(exchanged)
 
     async def forget(self, *, changes_kept: int, requests_kept: timedelta) -> None:
         """Remove changes and recorded requests that are past their use, a bounded number."""

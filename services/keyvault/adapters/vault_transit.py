@@ -25,7 +25,7 @@ from services.keyvault.adapters.vault_http import (
 )
 from services.keyvault.adapters.vault_login import Token, VaultLogin
 from services.keyvault.domain.envelope import DATA_KEY_BYTES, DataKey, WrappedKey
-from services.keyvault.errors import KekCause, KekUnavailableError
+from services.keyvault.errors import KekCause, KekUnavailableError, NotServedError
 from services.keyvault.usecases.ports import KekState
 from services.shared.clock import Clock
 from services.shared.config import ConfigError
@@ -149,6 +149,13 @@ class VaultTransit:
             return KekState(int(data["latest_version"]), int(data["min_decryption_version"]))
         except (KeyError, TypeError, ValueError):
             raise _broken("keys") from None
+
+    async def rotate(self) -> KekState:
+        """Refuse: keyvault's policy lets it use the key, not rotate it."""
+        advice = (
+            f"on Vault an operator rotates it: vault write -f {self._mount}/keys/{self._key}/rotate"
+        )
+        raise NotServedError("RotateKek", advice)
 
     async def close(self) -> None:
         """Close connections and forget the token."""

@@ -24,6 +24,7 @@ class AuditAction(StrEnum):
     HEALTH = "HEALTH"
     RELEASE = "RELEASE"
     DESTROY_VERSION = "DESTROY_VERSION"
+    ROTATE_KEK = "ROTATE_KEK"
 
 
 @dataclass(frozen=True, slots=True)

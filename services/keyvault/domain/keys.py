@@ -10,7 +10,6 @@ from datetime import datetime
 from services.keyvault.domain.health import Health
 from services.keyvault.domain.names import ACCOUNT, KEY, SETTINGS
 from services.shared.errors import InvalidArgumentError
-from services.shared.names import ID_PATTERN
 
 KEYS_PER_ACCOUNT_MAX = 100
 LABEL_CHARACTERS_MAX = 100
@@ -18,7 +17,8 @@ ALLOWED_MODELS_MAX = 100
 MODEL_CHARACTERS_MAX = 200
 ORDER_MAX = 1_000_000
 
-_PROVIDER = re.compile(ID_PATTERN)
+# Shorter than any provider's key: one pasted here by mistake is refused without being repeated.
+_PROVIDER = re.compile(r"[a-z](?:[a-z0-9-]{0,30}[a-z0-9])?")
 _MODEL = re.compile(r"[a-z0-9][a-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 
 

@@ -8,19 +8,22 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from google.protobuf import duration_pb2, field_mask_pb2, timestamp_pb2
-from ownkey.keyvault.v1 import audit_pb2, key_pb2, live_test_pb2, resolution_pb2
+from ownkey.keyvault.v1 import audit_pb2, kek_pb2, key_pb2, live_test_pb2, resolution_pb2
 
 from services.keyvault.domain.audit import AuditEvent
 from services.keyvault.domain.health import WHOLE_KEY, Health, HealthState, LiveTest, Outcome
 from services.keyvault.domain.keys import Key, KeyFields, Settings
 from services.keyvault.domain.names import ACCOUNT, AUDIT_EVENT, KEY
 from services.keyvault.errors import FieldNotSupportedError
-from services.keyvault.usecases.ports import FeedPosition
+from services.keyvault.usecases.kek import KekReport, RewrapProgress
+from services.keyvault.usecases.ports import FeedPosition, RecordName
 from services.keyvault.usecases.resolve_keys import ResolvedAccount
 from services.shared.errors import InvalidArgumentError
 
 KEY_MASK = frozenset({"label", "default_model", "allowed_models", "always_use", "order"})
 SETTINGS_MASK = frozenset({"active_provider", "use_backups"})
+
+VERSION_DIGITS_MAX = 18
 
 _MILLIS = timedelta(milliseconds=1)
 _OUTCOMES: dict[int, Outcome] = {
@@ -145,6 +148,43 @@ def audit_message(event: AuditEvent) -> audit_pb2.AuditEvent:
 def position_message(position: FeedPosition) -> resolution_pb2.FeedPosition:
     """Return a place in the change feed."""
     return resolution_pb2.FeedPosition(lineage=position.lineage, sequence=position.sequence)
+
+
+def kek_message(report: KekReport) -> kek_pb2.KekStatus:
+    """Return where the key-encryption key stands."""
+    return kek_pb2.KekStatus(
+        kek=report.name,
+        available=report.state is not None,
+        reason=report.reason,
+        current_version=report.state.current_version if report.state else 0,
+        lowest_version=report.state.lowest_version if report.state else 0,
+        versions=[
+            kek_pb2.KekVersion(version=version, record_count=count)
+            for version, count in report.records
+        ],
+    )
+
+
+def rewrap_message(progress: RewrapProgress) -> kek_pb2.RewrapProgress:
+    """Return how far a run has come."""
+    last = progress.last
+    return kek_pb2.RewrapProgress(
+        done_count=progress.done,
+        remaining_count=progress.remaining,
+        failed_count=progress.failed,
+        resume_token=f"{last.account}/{last.key_id}/{last.version}" if last else "",
+    )
+
+
+def record_name(token: str) -> RecordName | None:
+    """Return where a run is to go on; None for the beginning."""
+    if not token:
+        return None
+    account, _, rest = token.partition("/")
+    key_id, _, version = rest.partition("/")
+    if not key_id or not version.isdecimal() or len(version) > VERSION_DIGITS_MAX:
+        raise InvalidArgumentError.of("resume_token", "must be one that an earlier run returned")
+    return RecordName(account, key_id, int(version))
 
 
 def account_keys_message(resolved: ResolvedAccount) -> resolution_pb2.AccountKeys:

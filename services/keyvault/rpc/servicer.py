@@ -14,7 +14,6 @@ from typing import Any
 
 import grpc.aio
 from ownkey.keyvault.v1 import (
-    kek_pb2,
     keyvault_service_pb2,
     keyvault_service_pb2_grpc,
     resolution_pb2,
@@ -44,6 +43,8 @@ from services.shared.paging import page_size
 from services.shared.secret import Secret
 
 ACCOUNTS_MAX = 64
+REWRAP_RATE_DEFAULT = 1_000
+REWRAP_RATE_MAX = 100_000
 MODEL_CHARACTERS_MAX = 200
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -226,16 +227,23 @@ class KeyvaultServicer(keyvault_service_pb2_grpc.KeyvaultServiceServicer):
     async def GetKekStatus(self, request: Any, context: Context) -> Any:
         """Reads where the key-encryption key stands."""
         report = await self._use.kek.status()
-        status = kek_pb2.KekStatus(
-            kek=report.name,
-            available=report.state is not None,
-            reason=report.reason,
-            current_version=report.state.current_version if report.state else 0,
-            lowest_version=report.state.lowest_version if report.state else 0,
-        )
-        for version, count in report.records:
-            status.versions.add(version=version, record_count=count)
-        return keyvault_service_pb2.GetKekStatusResponse(status=status)
+        return keyvault_service_pb2.GetKekStatusResponse(status=mapping.kek_message(report))
+
+    async def RotateKek(self, request: Any, context: Context) -> Any:
+        """Makes a new version of the key-encryption key."""
+        report = await self._use.kek.rotate(_caller(request.request_id, required=True))
+        return keyvault_service_pb2.RotateKekResponse(status=mapping.kek_message(report))
+
+    async def RewrapKeys(self, request: Any, context: Context) -> AsyncIterator[Any]:
+        """Wraps every stored data key by the current version, telling how far it came."""
+        rate = request.records_per_second_max or REWRAP_RATE_DEFAULT
+        if not 1 <= rate <= REWRAP_RATE_MAX:
+            advice = f"must be from 1 to {REWRAP_RATE_MAX}; 0 means {REWRAP_RATE_DEFAULT}"
+            raise InvalidArgumentError.of("records_per_second_max", advice)
+        after = mapping.record_name(request.resume_token)
+        progress = self._use.kek.rewrap(after=after, records_per_second_max=rate)
+        async for step in progress:
+            yield keyvault_service_pb2.RewrapKeysResponse(progress=mapping.rewrap_message(step))
 
     async def ResolveKeys(self, request: Any, context: Context) -> Any:
         """Returns accounts' keys with their plaintext secrets, to the router."""
@@ -307,14 +315,6 @@ class KeyvaultServicer(keyvault_service_pb2_grpc.KeyvaultServiceServicer):
     async def VerifyAudit(self, request: Any, context: Context) -> Any:
         """Refuses: chains are not kept yet."""
         raise NotServedError("VerifyAudit")
-
-    async def RotateKek(self, request: Any, context: Context) -> Any:
-        """Refuses: rotation is not served yet."""
-        raise NotServedError("RotateKek")
-
-    def RewrapKeys(self, request: Any, context: Context) -> AsyncIterator[Any]:
-        """Refuses: rotation is not served yet."""
-        raise NotServedError("RewrapKeys")
 
     def ReencryptKeys(self, request: Any, context: Context) -> AsyncIterator[Any]:
         """Refuses: rotation is not served yet."""

@@ -106,10 +106,18 @@ class DataKeys:
         self._flying[cache_id] = result
         self._queue.append(_Cold(cache_id, wrapped, context, result))
         if len(self._workers) < BATCHES_IN_FLIGHT_MAX:
-            worker = start_detached(self._drain())
-            self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+            self._workers.add(start_detached(self._work()))
         return result
+
+    async def _work(self) -> None:
+        try:
+            await self._drain()
+        finally:
+            # In the same step as the last look at the queue: a worker that has ended but still
+            # counted would keep what queues next from getting one.
+            worker = asyncio.current_task()
+            assert worker is not None, "workers are tasks"
+            self._workers.discard(worker)
 
     async def _drain(self) -> None:
         while self._queue:

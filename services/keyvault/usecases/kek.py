@@ -1,12 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the key-encryption key stands (K12)."""
+"""Looking after the key-encryption key: where it stands, rotation, rewrapping (K12)."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from services.keyvault.domain.audit import AuditAction, AuditEntry
+from services.keyvault.domain.names import PLATFORM
 from services.keyvault.errors import KekUnavailableError
-from services.keyvault.usecases.ports import KekState, KeyEncryption, KeyStore
+from services.keyvault.usecases.idempotency import Caller, Fingerprinter
+from services.keyvault.usecases.ports import (
+    AccountChange,
+    KekState,
+    KeyEncryption,
+    KeyStore,
+    RecordName,
+)
+from services.shared.clock import Clock
+
+REWRAP_BATCH_MAX = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +40,24 @@ class KekReport:
     records: tuple[tuple[int, int], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class RewrapProgress:
+    """
+    How far a run has come.
+
+    Args:
+        done: Records rewrapped in this run.
+        remaining: Records left, counted when it began, less those dealt with since.
+        failed: Records that could not be done or were changed by others meanwhile.
+        last: The last record dealt with; None if there was none.
+    """
+
+    done: int
+    remaining: int
+    failed: int
+    last: RecordName | None
+
+
 class KekOperations:
     """
     Looks after the key-encryption key.
@@ -34,24 +65,99 @@ class KekOperations:
     Args:
         kek: The key-encryption key.
         store: Where records are.
+        fingerprinter: Recognises repeated requests.
+        clock: Time.
     """
 
-    def __init__(self, *, kek: KeyEncryption, store: KeyStore) -> None:
+    def __init__(
+        self, *, kek: KeyEncryption, store: KeyStore, fingerprinter: Fingerprinter, clock: Clock
+    ) -> None:
         self._kek = kek
         self._store = store
+        self._fingerprinter = fingerprinter
+        self._clock = clock
 
     async def status(self) -> KekReport:
         """Return where it stands; a key-encryption key that is away is part of the answer."""
-        counts = await self._store.count_records()
-        records = tuple(
-            sorted(
-                (version, count)
-                for (name, version), count in counts.items()
-                if name == self._kek.name
-            )
-        )
+        records = await self._records()
         try:
-            state, reason = await self._kek.status(), ""
+            return KekReport(self._kek.name, await self._kek.status(), "", records)
         except KekUnavailableError as fault:
-            state, reason = None, fault.sentence
-        return KekReport(self._kek.name, state, reason, records)
+            return KekReport(self._kek.name, None, fault.sentence, records)
+
+    async def rotate(self, caller: Caller) -> KekReport:
+        """
+        Make a new version, which wraps new data keys from now on.
+
+        Raises:
+            ServiceError: As RotateKek of the contract says.
+        """
+        once = self._fingerprinter.once(caller, "RotateKek", KekState)
+        if await once.recorded_before(self._store, PLATFORM) is None:
+            # If this process ends before it is recorded, a repeat makes one version more: harmless.
+            state = await self._kek.rotate()
+
+            async def work(change: AccountChange) -> KekState:
+                entry = AuditEntry(
+                    account=PLATFORM,
+                    actor=caller.identity,
+                    action=AuditAction.ROTATE_KEK,
+                    request_id=caller.request_id,
+                    details={"kek": self._kek.name, "version": str(state.current_version)},
+                )
+                await change.add_audit(entry)
+                return await once.record(change, state)
+
+            await self._store.change(PLATFORM, work)
+        return await self.status()
+
+    async def rewrap(
+        self, *, after: RecordName | None, records_per_second_max: int
+    ) -> AsyncIterator[RewrapProgress]:
+        """
+        Wrap every stored data key by the current version, telling how far it came.
+
+        Records that are current are skipped; one that others change meanwhile is left to them, so
+        the run is safe beside live writes and may be repeated or resumed.
+
+        Args:
+            after: Where an earlier run ended; None to begin at the first record.
+            records_per_second_max: How fast to go.
+
+        Raises:
+            KekUnavailableError: If the key-encryption key cannot be used now.
+        """
+        current = (await self._kek.status()).current_version
+        remaining = sum(count for version, count in await self._records() if version < current)
+        done = failed = 0
+        while True:
+            batch = await self._store.outdated_records(
+                self._kek.name, below=current, after=after, limit=REWRAP_BATCH_MAX
+            )
+            if not batch:
+                break
+            rewrapped = await self._kek.rewrap_many(
+                [
+                    (item.record.data_key, item.binding.context(item.record.format_version))
+                    for item in batch
+                ]
+            )
+            exchanged = await self._store.exchange_data_keys(
+                [
+                    (item, data_key)
+                    for item, data_key in zip(batch, rewrapped, strict=True)
+                    if data_key is not None
+                ]
+            )
+            last = batch[-1].binding
+            after = RecordName(last.account, last.key_id, last.version)
+            done, failed = done + exchanged, failed + len(batch) - exchanged
+            remaining = max(0, remaining - len(batch))
+            yield RewrapProgress(done, remaining, failed, after)
+            await self._clock.sleep(len(batch) / records_per_second_max)
+        yield RewrapProgress(done, 0, failed, after)
+
+    async def _records(self) -> tuple[tuple[int, int], ...]:
+        counts = await self._store.count_records()
+        own = [(version, n) for (name, version), n in counts.items() if name == self._kek.name]
+        return tuple(sorted(own))

@@ -47,6 +47,22 @@ class StoredSecret:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordName:
+    """
+    Which record; records are walked through in the order of these.
+
+    Args:
+        account: Account id.
+        key_id: Key id.
+        version: Number of the key's version.
+    """
+
+    account: str
+    key_id: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class FeedPosition:
     """
     A place in the change feed.
@@ -203,6 +219,16 @@ class KeyStore(Protocol):
         """Count stored records by name and version of their key-encryption key."""
         ...
 
+    async def outdated_records(
+        self, kek_name: str, *, below: int, after: RecordName | None, limit: int
+    ) -> list[StoredSecret]:
+        """Return records wrapped by a version below one, in the order of their names."""
+        ...
+
+    async def exchange_data_keys(self, items: Sequence[tuple[StoredSecret, WrappedKey]]) -> int:
+        """Store other wrapped keys where the old ones still stand; return how many did."""
+        ...
+
     async def forget(self, *, changes_kept: int, requests_kept: timedelta) -> None:
         """Remove changes and recorded requests that are past their use, a bounded number."""
         ...
@@ -263,6 +289,10 @@ class KeyEncryption(Protocol):
 
     async def status(self) -> KekState:
         """Return where it stands."""
+        ...
+
+    async def rotate(self) -> KekState:
+        """Make a new version; raises NotServedError where keyvault may not."""
         ...
 
 

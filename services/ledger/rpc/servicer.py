@@ -38,6 +38,9 @@ from services.shared.secret import Secret
 BODY_VERSION = 1
 """Version of what an operation's fingerprint is taken of: the request, serialized in order."""
 
+RESERVED_ACCOUNTS = frozenset({"platform"})
+"""Owners of the product's own things, which are no customers."""
+
 UPDATABLE = ("plan", "fallback_consent", "fallback_daily_cap_nano_credits")
 
 
@@ -81,6 +84,8 @@ class LedgerServicer(AttemptRpcs, ReadRpcs, pb_grpc.LedgerServiceServicer):
     ) -> account_pb2.CreateAccountResponse:
         """Create an account."""
         account_id = parse.account_id(f"accounts/{request.account_id}", "account_id")
+        if account_id in RESERVED_ACCOUNTS:
+            raise InvalidArgumentError.of("account_id", f"{account_id} is reserved; choose another")
         plan = self._plans.get(parse.PLAN.parse(request.plan, "plan")["plan"])
         mode = parse.optional_word(
             BillingMode, account_pb2.BillingMode, request.billing_mode, "billing_mode"

@@ -43,6 +43,9 @@ class Sweeper:
                 await self.sweep()
             except ServiceError as fault:
                 log.warning("sweep_failed", error=fault.message)
+            except Exception:
+                # The root of a task: without it holds would stay open for good.
+                log.exception("sweep_failed_unexpectedly")
             await self._clock.sleep(self._interval)
 
     async def sweep(self) -> int:

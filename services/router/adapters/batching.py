@@ -56,11 +56,19 @@ class Batcher(Generic[Item, Result]):
 
     def _start(self) -> None:
         if self._queue and len(self._running) < BATCHES_IN_FLIGHT_MAX:
-            task = asyncio.create_task(self._run())
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._running.add(asyncio.create_task(self._run()))
 
     async def _run(self) -> None:
+        try:
+            await self._drain()
+        finally:
+            # In the same step as the last look at the queue: a task that has ended but still
+            # counts would keep what queues next from getting one.
+            task = asyncio.current_task()
+            assert task is not None, "batches run in tasks"
+            self._running.discard(task)
+
+    async def _drain(self) -> None:
         while self._queue:
             size = min(len(self._queue), BATCH_ITEMS_MAX)
             taken = [self._queue.popleft() for _ in range(size)]

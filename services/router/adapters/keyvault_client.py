@@ -219,7 +219,7 @@ class GrpcKeys:
             except TimeoutError:
                 log.warning("key_watch_silent", seconds=ANSWER_SECONDS_MAX)
             except ServiceError as fault:
-                log.error("key_watch_failed", error=type(fault).__name__)
+                log.warning("key_watch_failed", error=type(fault).__name__)
             self._copies.watch_lost()
             pause = RECONNECT_SECONDS_MIN if answered else min(RECONNECT_SECONDS_MAX, pause * 2)
             await self._clock.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - spreads load

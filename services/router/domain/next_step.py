@@ -71,6 +71,8 @@ class Failure:
     retry_after_seconds: float | None = None
     retryable: bool = True
     content_sent: bool = False
+    deadline_passed: bool = False
+    """The caller's own time was up while the answer came: the provider did not break it."""
     usage: Usage | None = None
 
 
@@ -193,20 +195,7 @@ def decide(progress: Progress, *, now: float) -> Step:
             return Refresh(runner.candidate)
     if progress.on_credits:
         return _decide_on_credits(progress, now)
-    fresh = _first_fresh(progress.own, progress, now)
-    if fresh is not None:
-        return _try_own(progress, fresh, now)
-    soonest = _soonest(progress.own, progress, now)
-    if soonest and not progress.waits and _wait(soonest, now) <= SHORT_WAIT_SECONDS_MAX:
-        return _try_own(progress, soonest, now)
-    if progress.credits_possible and not progress.credits_refused:
-        return Try(own_key_state(progress, now=now), None, _shared_choice(progress, now), 0.0)
-    if soonest and progress.waits < WAITS_MAX:
-        return _try_own(progress, soonest, now)
-    if not progress.attempts and not progress.credits_refused:
-        # The ledger knows the mode, so it words the refusal.
-        return Try(own_key_state(progress, now=now), None, None, 0.0)
-    return _end(progress)
+    return _decide_on_own_keys(progress, now)
 
 
 def granted(progress: Progress, step: Try, funding: Funding) -> Progress:
@@ -336,6 +325,24 @@ def _runner(candidate: Candidate) -> Runner:
         standing=standing,
         ready_at=candidate.health.until if cooling else 0.0,
     )
+
+
+def _decide_on_own_keys(progress: Progress, now: float) -> Step:
+    runner = _first_fresh(progress.own, progress, now)
+    soonest = _soonest(progress.own, progress, now)
+    if runner is None and soonest and not progress.waits:
+        runner = soonest if _wait(soonest, now) <= SHORT_WAIT_SECONDS_MAX else None
+    if runner is not None:
+        return _try_own(progress, runner, now)
+    state = own_key_state(progress, now=now)
+    if progress.credits_possible and not progress.credits_refused:
+        return Try(state, None, _shared_choice(progress, now), 0.0)
+    if soonest and progress.waits < WAITS_MAX:
+        return _try_own(progress, soonest, now)
+    if not progress.attempts and not progress.credits_refused:
+        # The ledger knows the mode, so it words the refusal.
+        return Try(state, None, None, 0.0)
+    return _end(progress)
 
 
 def _decide_on_credits(progress: Progress, now: float) -> Step:

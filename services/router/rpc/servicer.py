@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -68,12 +69,13 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         """Generates text and returns the whole answer."""
         del context
         answer = mapping_text.AnswerBuilder()
-        events = self._do.generate(mapping_text.text_request(request), deadline=_deadline())
-        async for event in events:
-            if isinstance(event, Ended):
-                return answer.response(event)
-            if not isinstance(event, Started):
-                answer.add(event)
+        call = mapping_text.text_request(request)
+        async with aclosing(self._do.generate(call, deadline=_deadline())) as events:
+            async for event in events:
+                if isinstance(event, Ended):
+                    return answer.response(event)
+                if not isinstance(event, Started):
+                    answer.add(event)
         raise InternalError("a generation ended without an end")
 
     async def StreamText(
@@ -81,12 +83,10 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
     ) -> AsyncIterator[text_pb2.StreamTextResponse]:
         """Generates text and streams it."""
         del context
-        events = self._do.generate(mapping_text.text_request(request), deadline=_deadline())
-        try:
+        call = mapping_text.text_request(request)
+        async with aclosing(self._do.generate(call, deadline=_deadline())) as events:
             async for event in events:
                 yield mapping_text.stream_response(event)
-        finally:
-            await events.aclose()
 
     async def Explain(
         self, request: explain_pb2.ExplainRequest, context: Context

@@ -200,12 +200,12 @@ class Caller:
         sink: Sink,
         *,
         streams: bool,
-    ) -> Served:
+    ) -> Served | Failure:
         left = max(0.0, deadline - self.clock.monotonic())
         first_max = FIRST_CONTENT_SECONDS_MAX if streams else WHOLE_ANSWER_SECONDS_MAX
         started = asyncio.get_running_loop().time()
         try:
-            # Until the first content another candidate may still serve, so waiting is bounded twice.
+            # Until the first content another candidate may still serve: a bound of its own.
             async with asyncio.timeout(min(first_max, left)) as limit:
                 async for event in events:
                     delivered.count(event)
@@ -215,12 +215,16 @@ class Caller:
                         limit.reschedule(started + left)
                     await sink.put(event)
         except TimeoutError:
-            raise ProviderError(
+            return Failure(
                 outcome=Outcome.TIMEOUT,
-                safe_message="the answer did not come in time",
                 billed=Billed.MAYBE_BILLED,
+                message="the answer did not come in time",
                 http_status=HTTP_OK,
-            ) from None
+                content_sent=delivered.content,
+                # Past the first content only the request's own deadline is left to run out.
+                deadline_passed=delivered.content,
+                usage=delivered.usage,
+            )
         raise AssertionError("a decoder's last event is Finished, or it raises")
 
 

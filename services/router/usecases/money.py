@@ -95,8 +95,12 @@ def after_failure(
     Give the terms that settle a failed attempt.
 
     What was refused or never sent is released. What may have been billed keeps its estimate, for
-    the key's budget and the statement; as nothing was delivered, credits pay nothing for it.
+    the key's budget and the statement; what the provider broke counts as not delivered, so credits
+    pay nothing for it. A caller whose deadline passed pays for what it got, as one that left does.
     """
+    if failure.deadline_passed:
+        measured = so_far(candidate, text_input, delivered)
+        return measured.capture(delivered=delivered.content), AttemptBilled.MAYBE, measured
     if failure.billed is Billed.NOT_SENT:
         return Release(failure.outcome), AttemptBilled.NOT_SENT, None
     if failure.billed is Billed.REFUSED:

@@ -97,7 +97,7 @@ class Settler:
                 claim, settlement, end, timeout_seconds=SETTLE_SECONDS_MAX
             )
         except ServiceError as error:
-            log.error(
+            log.warning(
                 "settlement_failed",
                 account=claim.account,
                 request_id=claim.request_id,

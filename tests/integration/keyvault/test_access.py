@@ -103,14 +103,9 @@ class TestPlatform:
 @pytest.mark.requirement("O3")
 async def test_what_is_not_served_says_so(vaulted: RunningKeyvault) -> None:
     stub, operator, router = vaulted.stub, vaulted.as_operator, vaulted.as_router
-    request_id = new_request_id()
     calls = {
         "GetSealingKey": stub.GetSealingKey(service_pb2.GetSealingKeyRequest()),
         "VerifyAudit": stub.VerifyAudit(service_pb2.VerifyAuditRequest(), metadata=operator),
-        "RotateKek": stub.RotateKek(
-            service_pb2.RotateKekRequest(request_id=request_id), metadata=operator
-        ),
-        "RewrapKeys": stub.RewrapKeys(service_pb2.RewrapKeysRequest(), metadata=operator).read(),
         "ReencryptKeys": stub.ReencryptKeys(
             service_pb2.ReencryptKeysRequest(), metadata=operator
         ).read(),

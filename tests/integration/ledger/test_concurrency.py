@@ -12,8 +12,8 @@ import pytest
 from ownkey.ledger.v1 import authorization_pb2 as pb
 from ownkey.ledger.v1 import verification_pb2
 
-from services.shared.status import from_rpc_error
-from tests.support.ledger import RunningLedger, refused, running_ledger
+from services.shared.status import from_rpc_error, read_status
+from tests.support.ledger import Run, RunningLedger, refused, running_ledger
 
 
 async def consistent(books: RunningLedger) -> bool:
@@ -21,6 +21,18 @@ async def consistent(books: RunningLedger) -> bool:
     request = verification_pb2.VerifyLedgerRequest()
     messages = [message async for message in books.operator.VerifyLedger(request)]
     return messages[-1].done and messages[-1].violation_count == 0
+
+
+async def held(run: Run, *, worst_case: int) -> bool:
+    """Authorize and return whether it was granted; the only refusal is a lack of credits."""
+    request = run.authorize_request(worst_case=worst_case)
+    (result,) = (
+        await run.stub.BatchAuthorize(pb.BatchAuthorizeRequest(requests=[request]))
+    ).results
+    if result.HasField("error"):
+        assert read_status(result.error).reason == "INSUFFICIENT_CREDITS"
+        return False
+    return True
 
 
 @pytest.mark.requirement("L3", "L12")
@@ -32,15 +44,13 @@ async def test_sixty_four_writers_on_one_account_are_exact(books: RunningLedger)
         nonlocal spent
         for step in range(5):
             run = books.run(account)
-            try:
-                await run.authorize(worst_case=200)
-            except grpc.aio.AioRpcError as error:
-                assert from_rpc_error(error).reason == "INSUFFICIENT_CREDITS"
+            if not await held(run, worst_case=200):
                 continue
             if (number + step) % 4 == 0:
                 await run.release()
             else:
-                spent += (await run.capture(number + step)).charged_nano_credits
+                settled = await run.capture(number + step)
+                spent += settled.charged_nano_credits
 
     await asyncio.gather(*(writer(number) for number in range(64)))
     balance = await books.balance(account)
@@ -54,15 +64,8 @@ async def test_sixty_four_writers_on_one_account_are_exact(books: RunningLedger)
 async def test_holds_never_exceed_what_is_available(books: RunningLedger) -> None:
     account = await books.account(owns=5000)
 
-    async def hold() -> bool:
-        try:
-            await books.run(account).authorize(worst_case=1000)
-        except grpc.aio.AioRpcError as error:
-            assert from_rpc_error(error).reason == "INSUFFICIENT_CREDITS"
-            return False
-        return True
-
-    granted = await asyncio.gather(*(hold() for _ in range(40)))
+    runs = [books.run(account) for _ in range(40)]
+    granted = await asyncio.gather(*(held(run, worst_case=1000) for run in runs))
     assert sum(granted) == 5
     assert (await books.balance(account)).available_nano_credits == 0
 

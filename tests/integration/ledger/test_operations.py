@@ -179,6 +179,7 @@ class TestAccounts:
         ("fields", "reason"),
         [
             ({"account_id": "Not Allowed"}, "INVALID_ARGUMENT"),
+            ({"account_id": "platform"}, "INVALID_ARGUMENT"),
             ({"plan": "gold"}, "INVALID_ARGUMENT"),
             ({"plan": "plans/gold"}, "PLAN_NOT_FOUND"),
             ({"billing_mode": 9}, "INVALID_ARGUMENT"),

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -54,6 +55,12 @@ def entry(kind: EntryKind, change: int, *, epoch: int = EPOCH, asked: bool = Fal
 class TestReceipt:
     def test_a_sealed_receipt_is_genuine(self) -> None:
         assert receipt().genuine(KEY)
+
+    def test_its_canonical_bytes_are_those_of_the_contract(self) -> None:
+        texts = ["1", "demo", "4", "1795262400123456", "1000", "40", "7", "1", "1"]
+        texts += ["r-1-1", "40", "g1", "1000", "40"]
+        canonical = b"".join(len(t).to_bytes(8, "big") + t.encode() for t in texts)
+        assert receipt().digest == hashlib.sha256(canonical).digest()
 
     def test_another_ledgers_receipt_is_not(self) -> None:
         assert not receipt().genuine(Secret("another key"))

@@ -54,7 +54,7 @@ class TestOrder:
 
     @pytest.mark.requirement("R8")
     def test_with_one_own_key_it_comes_before_every_shared_one(self) -> None:
-        """The second worked example: own Vertex, shared Bedrock, shared Vertex, …"""
+        """The second worked example: own Vertex, shared Bedrock, shared Vertex, and so on."""
         keys = account_keys(own_key("google-vertex"))
         laid_out = planned(request(preferences=Preferences(order=BEDROCK_FIRST)), keys=keys)
         assert names(laid_out) == [

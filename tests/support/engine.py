@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ports of a run, scripted: what keyvault, ledger and provider say, and what they heard."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from services.router.domain.catalogue import Catalogue
+from services.router.domain.keys import AccountKeys, OwnKey
+from services.router.domain.outcomes import Outcome
+from services.router.domain.plan import Funding, OwnKeyState
+from services.router.domain.request import Source
+from services.router.providers.base import HTTPRequest
+from services.router.providers.registry import DIALECTS
+from services.router.usecases.attempt import Caller
+from services.router.usecases.engine import Engine
+from services.router.usecases.ports import (
+    Ask,
+    Capture,
+    Claim,
+    Grant,
+    Recorded,
+    RequestEnd,
+    Settled,
+    Settlement,
+    StaleKeyError,
+)
+from services.router.usecases.settlement import BackgroundWork, Settler
+from services.shared.secret import Secret
+from tests.support.clock import ManualClock
+
+
+class FakeHeld:
+    """Keys under a lease that a test can end."""
+
+    def __init__(self, keys: AccountKeys, *, fresh: bool = True) -> None:
+        self.keys = keys
+        self.fresh = fresh
+
+    def secret(self, key: OwnKey) -> Secret:
+        """Give a secret that names its key and version."""
+        return Secret(f"{key.name}@{key.version}")
+
+    def usable(self) -> bool:
+        """Tell whether the lease stands."""
+        return self.fresh
+
+
+class FakeKeys:
+    """Accounts; `anew` is what the next questions to keyvault itself find, in turn."""
+
+    def __init__(self, *accounts: AccountKeys) -> None:
+        self.accounts = {keys.account: keys for keys in accounts}
+        self.anew: list[AccountKeys] = []
+        self.stale = 0
+        self.reports: list[tuple[str, Outcome | None]] = []
+
+    async def held(self, account: str) -> FakeHeld:
+        """Give what is held; the first `stale` ones have no lease left."""
+        keys = self.accounts.get(account, AccountKeys(account=account))
+        if self.stale and keys.keys and account != "accounts/platform":
+            self.stale -= 1
+            return FakeHeld(keys, fresh=False)
+        return FakeHeld(keys)
+
+    async def asked_anew(self, account: str) -> FakeHeld:
+        """Give what keyvault says now."""
+        if self.anew and account != "accounts/platform":
+            self.accounts[account] = self.anew.pop(0)
+        return FakeHeld(self.accounts.get(account, AccountKeys(account=account)))
+
+    def report(
+        self,
+        key: OwnKey,
+        outcome: Outcome | None,
+        *,
+        model: str,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        """Take a report."""
+        self.reports.append((key.name, outcome))
+
+
+@dataclass
+class FakeLedger:
+    """Grants own keys that are ready, else credits."""
+
+    asks: list[Ask] = field(default_factory=list)
+    settled: list[tuple[Settlement, RequestEnd | None]] = field(default_factory=list)
+    checkpoints: list[Capture] = field(default_factory=list)
+    answer: Recorded | None = None
+
+    async def authorize(self, ask: Ask, *, timeout_seconds: float) -> Grant | Recorded:
+        """Decide who pays."""
+        self.asks.append(ask)
+        if self.answer is not None:
+            return self.answer
+        ready = ask.own_key_state is OwnKeyState.READY and ask.claim.source is not Source.CREDITS
+        return Grant(
+            funding=Funding.OWN_KEY if ready else Funding.CREDITS,
+            fallback=not ready and len(self.asks) > 1,
+            held_nano_credits=0,
+            lease_seconds=60.0,
+            settled=Settled(0) if ask.settlement else None,
+        )
+
+    async def renew(
+        self, claim: Claim, sequence: int, checkpoint: Capture, *, timeout_seconds: float
+    ) -> None:
+        """Take a checkpoint."""
+        self.checkpoints.append(checkpoint)
+
+    async def settle(
+        self,
+        claim: Claim,
+        settlement: Settlement,
+        end: RequestEnd | None,
+        *,
+        timeout_seconds: float,
+    ) -> Settled:
+        """Take a settlement; a nano-credit for a nano-USD."""
+        self.settled.append((settlement, end))
+        terms = settlement.terms
+        charged = terms.vendor_cost_nano_usd if isinstance(terms, Capture) else 0
+        return Settled(charged or 0)
+
+
+@dataclass
+class FakeAnswer:
+    """One answer of a provider, piece by piece; a pause waits for the test."""
+
+    status: int = 200
+    pieces: tuple[bytes | asyncio.Event, ...] = ()
+    headers: dict[str, str] = field(default_factory=dict)
+
+    async def read(self) -> bytes:
+        """Give the whole body."""
+        return b"".join([piece async for piece in self.chunks()])
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Give the body piece by piece."""
+        for piece in self.pieces:
+            if isinstance(piece, asyncio.Event):
+                await piece.wait()
+            else:
+                yield piece
+
+
+class FakeTransport:
+    """Answers in turn; the last answer stays. Keeps what was sent, with its key."""
+
+    def __init__(self, *answers: FakeAnswer) -> None:
+        self.answers = list(answers)
+        self.sent: list[HTTPRequest] = []
+
+    @asynccontextmanager
+    async def send(
+        self,
+        request: HTTPRequest,
+        *,
+        may_send: Callable[[], bool],
+        head_seconds: float,
+        idle_seconds: float,
+    ) -> AsyncIterator[FakeAnswer]:
+        """Send if the lease stands."""
+        if not may_send():
+            raise StaleKeyError
+        self.sent.append(request)
+        yield self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+def engine(
+    catalogue: Catalogue, keys: FakeKeys, ledger: FakeLedger, transport: Any, clock: ManualClock
+) -> Engine:
+    """Wire a run's ports."""
+    work = BackgroundWork()
+    return Engine(
+        keys=keys,
+        ledger=ledger,
+        caller=Caller(dialects=DIALECTS, base_urls={}, transport=transport, clock=clock),
+        settler=Settler(ledger, work),
+        work=work,
+        catalogue=catalogue,
+        clock=clock,
+        chance=lambda: 0.5,
+        new_claimant=lambda: "claimant-0123456789",
+        fingerprint_key=Secret("a key for tests"),
+    )

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls that wait are sent together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from itertools import chain
+
+import pytest
+
+from services.router.adapters import batching
+from services.router.adapters.batching import Batcher
+from services.shared.errors import OverloadedError
+
+
+class Sender:
+    """Doubles numbers, one batch at a time, each when told to."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.open = asyncio.Event()
+
+    async def __call__(self, items: Sequence[int]) -> Sequence[int]:
+        """Send a batch."""
+        self.batches.append(list(items))
+        await self.open.wait()
+        if 13 in items:
+            raise ConnectionError
+        return [item * 2 for item in items]
+
+
+@pytest.mark.requirement("L3")
+class TestBatcher:
+    async def test_what_queued_while_the_last_batches_ran_goes_together(self) -> None:
+        sender = Sender()
+        batcher = Batcher(sender)
+        tasks = [asyncio.create_task(batcher.submit(n)) for n in range(10)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        sender.open.set()
+        assert await asyncio.gather(*tasks) == [n * 2 for n in range(10)]
+        assert len(sender.batches) <= batching.BATCHES_IN_FLIGHT_MAX + 1
+        assert sorted(chain.from_iterable(sender.batches)) == list(range(10))
+
+    async def test_no_batch_is_larger_than_its_bound(self) -> None:
+        sender = Sender()
+        sender.open.set()
+        batcher = Batcher(sender)
+        await asyncio.gather(*(batcher.submit(n + 100) for n in range(1_000)))
+        assert max(len(batch) for batch in sender.batches) <= batching.BATCH_ITEMS_MAX
+
+    async def test_a_batch_that_fails_fails_each_of_its_items(self) -> None:
+        sender = Sender()
+        sender.open.set()
+        batcher = Batcher(sender)
+        results = await asyncio.gather(
+            *(batcher.submit(n) for n in (13, 13)), return_exceptions=True
+        )
+        assert [type(result) for result in results] == [ConnectionError, ConnectionError]
+        assert await batcher.submit(4) == 8
+
+    async def test_an_item_whose_caller_gave_up_is_not_sent(self) -> None:
+        sender = Sender()
+        batcher = Batcher(sender)
+        running = [asyncio.create_task(batcher.submit(n)) for n in (1, 2)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        waiting = asyncio.create_task(batcher.submit(3))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        sender.open.set()
+        await asyncio.gather(*running)
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert 3 not in chain.from_iterable(sender.batches)
+
+    async def test_a_full_queue_is_overload(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(batching, "QUEUE_ITEMS_MAX", 1)
+        sender = Sender()
+        batcher = Batcher(sender)
+        running = []
+        for n in range(2):
+            running.append(asyncio.create_task(batcher.submit(n)))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        waiting = asyncio.create_task(batcher.submit(2))
+        await asyncio.sleep(0)
+        with pytest.raises(OverloadedError):
+            await batcher.submit(3)
+        sender.open.set()
+        await asyncio.gather(waiting, *running)
