@@ -200,7 +200,7 @@ class LocalVault:
 
     def _is_active(self) -> bool:
         status = self._client().sys.read_health_status(method="GET", standby_ok=False)
-        return getattr(status, "status_code", requests.codes.ok) == requests.codes.ok
+        return bool(getattr(status, "status_code", requests.codes.ok) == requests.codes.ok)
 
     def __enter__(self) -> Self:
         self.start()

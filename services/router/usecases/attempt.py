@@ -189,6 +189,9 @@ class Caller:
         async for data in answer.chunks():
             for event in decoder.feed(data):
                 yield event
+            if decoder.done:
+                # The provider's end marker is the end, whenever it closes the connection.
+                break
         for event in decoder.finish():
             yield event
 

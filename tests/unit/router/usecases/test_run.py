@@ -225,6 +225,13 @@ class TestStream:
         assert [type(event) for event in events] == [Started, TextDelta, Ended]
 
     @pytest.mark.requirement("R2")
+    async def test_the_end_marker_ends_it_although_the_connection_stays_open(self) -> None:
+        open_forever = FakeAnswer(pieces=(chunk("Hello"), END, asyncio.Event()))
+        async with asyncio.timeout(1):
+            events = await Stage(FakeTransport(open_forever)).events()
+        assert isinstance(events[-1], Ended)
+
+    @pytest.mark.requirement("R2", "L9")
     async def test_a_stream_cut_after_content_is_broken_and_not_tried_again(self) -> None:
         stage = Stage(FakeTransport(FakeAnswer(pieces=(chunk("Hello"),))))
         with pytest.raises(errors.StreamBrokenError):
