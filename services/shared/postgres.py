@@ -54,11 +54,22 @@ _RETRIED = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 _LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    # An idle connection that was told of the server's end, and used before its socket closed.
+    asyncpg.InternalClientError,
     asyncpg.OperatorInterventionError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InsufficientResourcesError,
     ConnectionError,
     OSError,
+)
+
+
+# The server is going down, or is no longer the primary: every connection to it is of no use.
+_ELSEWHERE = (
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
 )
 
 
@@ -78,14 +89,23 @@ class Database:
         dsn: How to reach it; may name several hosts.
         application_name: Shown in pg_stat_activity.
         pool_size: Connections held at most.
+        pooled: True behind a pooler in transaction mode, such as pgbouncer: statements are not
+            kept prepared, and no session settings are sent, as a session is not ours; the role
+            must carry them (`ALTER ROLE ... SET`).
     """
 
     def __init__(
-        self, dsn: str, *, application_name: str, pool_size: int = POOL_SIZE_DEFAULT
+        self,
+        dsn: str,
+        *,
+        application_name: str,
+        pool_size: int = POOL_SIZE_DEFAULT,
+        pooled: bool = False,
     ) -> None:
         self._dsn = dsn
         self._application_name = application_name
         self._pool_size = pool_size
+        self._pooled = pooled
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._units: set[asyncio.Task[Any]] = set()
 
@@ -176,8 +196,21 @@ class Database:
             timeout=CONNECT_SECONDS,
             command_timeout=COMMAND_SECONDS,
             connection_class=_Connection,
-            server_settings={**SERVER_SETTINGS, "application_name": self._application_name},
+            **self._session(),
         )
+
+    def _session(self) -> dict[str, Any]:
+        if self._pooled:
+            return {
+                "server_settings": {"application_name": self._application_name},
+                "statement_cache_size": 0,
+            }
+        return {
+            "server_settings": {
+                **SERVER_SETTINGS,
+                "application_name": self._application_name,
+            }
+        }
 
     async def _shielded(self, work: Coroutine[Any, Any, T]) -> T:
         task = asyncio.ensure_future(work)
@@ -215,6 +248,9 @@ class Database:
             ) from fault
         except _LOST as fault:
             log.warning("database_lost", error=type(fault).__name__)
+            if isinstance(fault, _ELSEWHERE):
+                # The other connections lead to the same server: the next ones look for the primary.
+                await self._pool.expire_connections()
             message = (
                 "the database cannot be reached or was lost on the way; try again with the same "
                 "request id, which finds the outcome if there is one"
