@@ -16,7 +16,10 @@ from ownkey.keyvault.v1 import keyvault_service_pb2_grpc
 
 from services.keyvault.adapters.local_keyring import LocalKeyring
 from services.keyvault.adapters.postgres_audit import PostgresAuditLog
+from services.keyvault.adapters.postgres_audit_chain import PostgresAuditChain
 from services.keyvault.adapters.postgres_keys import PostgresKeyStore
+from services.keyvault.adapters.postgres_records import PostgresRecords
+from services.keyvault.adapters.postgres_service_keys import PostgresServiceKeys
 from services.keyvault.adapters.router_prober import RouterProber
 from services.keyvault.adapters.vault_http import VaultSettings
 from services.keyvault.adapters.vault_transit import VaultTransit
@@ -24,20 +27,24 @@ from services.keyvault.config import KEK_VAULT, KeyvaultConfig
 from services.keyvault.rpc.policy import POLICY, SERVICE
 from services.keyvault.rpc.servicer import KeyvaultServicer, UseCases
 from services.keyvault.rpc.status import STATUS
+from services.keyvault.usecases.audit_chain import AuditChainer, VerifyAudit
 from services.keyvault.usecases.change_feed import ChangeFeed
 from services.keyvault.usecases.change_keys import ChangeKeys
 from services.keyvault.usecases.change_settings import ChangeSettings
 from services.keyvault.usecases.create_key import CreateKey
 from services.keyvault.usecases.data_keys import DataKeys
+from services.keyvault.usecases.end_overlaps import EndOverlaps
 from services.keyvault.usecases.housekeeping import Housekeeping
 from services.keyvault.usecases.idempotency import Fingerprinter
 from services.keyvault.usecases.kek import KekOperations
-from services.keyvault.usecases.ports import KeyEncryption, KeyStore
+from services.keyvault.usecases.ports import KeyEncryption, RecordStore
 from services.keyvault.usecases.read_keys import ReadKeys
+from services.keyvault.usecases.reencrypt_keys import ReencryptKeys
 from services.keyvault.usecases.releases import Releases
 from services.keyvault.usecases.replace_key import ReplaceKey
 from services.keyvault.usecases.report_health import ReportHealth
 from services.keyvault.usecases.resolve_keys import ResolveKeys
+from services.keyvault.usecases.service_keys import AUDIT, ServiceKeys
 from services.keyvault.usecases.stored_secrets import SecretBox
 from services.keyvault.usecases.test_key import Confirmations, TestKey
 from services.shared.boundary import Boundary
@@ -53,8 +60,8 @@ from services.shared.server import ServerSpec
 
 APPLICATION_NAME = "ownkey-keyvault"
 MIGRATIONS = Path(__file__).parent / "migrations"
-SCHEMA_CODE = 1
-SCHEMA_NEEDED = 1
+SCHEMA_CODE = 4
+SCHEMA_NEEDED = 4
 KEY_ID_BYTES = 8
 DERIVED_KEY_BYTES = 32
 
@@ -85,7 +92,15 @@ async def keyvault(
         await check_schema(database, code=SCHEMA_CODE, needed=SCHEMA_NEEDED)
         store, audit = PostgresKeyStore(database), PostgresAuditLog(database)
         kek = await _open_kek(config, clock=clock, stack=stack)
-        await _check_records(store, kek)
+        records = PostgresRecords(database)
+        await _check_records(records, kek)
+        await records.make_floor(kek.name)
+        service_keys = ServiceKeys(kek=kek, store=PostgresServiceKeys(database))
+        audit_key = await service_keys.open(AUDIT)
+        chains = PostgresAuditChain(database)
+        chainer = AuditChainer(chains, key=audit_key, clock=clock)
+        stack.push_async_callback(chainer.close)
+        chainer.start()
         channel = open_channel(config.router_address)
         stack.push_async_callback(channel.close)
         prober = RouterProber(
@@ -95,6 +110,7 @@ async def keyvault(
             kek,
             clock=clock,
             age_seconds_max=config.cache_seconds,
+            grace_seconds=config.cache_grace_seconds,
             count_max=config.cache_keys,
         )
         stack.push_async_callback(data_keys.close)
@@ -116,6 +132,9 @@ async def keyvault(
         housekeeping = Housekeeping(store, clock=clock)
         stack.push_async_callback(housekeeping.close)
         housekeeping.start()
+        end_overlaps = EndOverlaps(store, clock=clock)
+        stack.push_async_callback(end_overlaps.close)
+        end_overlaps.start()
         servicer = KeyvaultServicer(
             UseCases(
                 read=reader,
@@ -142,7 +161,16 @@ async def keyvault(
                 resolve=ResolveKeys(store=store, box=box, releases=releases),
                 feed=feed,
                 report=ReportHealth(store=store, confirmations=confirmations),
-                kek=KekOperations(kek=kek, store=store, fingerprinter=fingerprinter, clock=clock),
+                kek=KekOperations(
+                    kek=kek,
+                    store=store,
+                    records=records,
+                    service_keys=service_keys,
+                    fingerprinter=fingerprinter,
+                    clock=clock,
+                ),
+                reencrypt=ReencryptKeys(store=store, records=records, box=box, clock=clock),
+                verify_audit=VerifyAudit(chains, chainer=chainer, key=audit_key),
             )
         )
         yield _spec(config, servicer, clock)
@@ -196,9 +224,9 @@ def _vault_settings(config: KeyvaultConfig) -> VaultSettings:
     )
 
 
-async def _check_records(store: KeyStore, kek: KeyEncryption) -> None:
+async def _check_records(records: RecordStore, kek: KeyEncryption) -> None:
     """Refuse to start on records that this key-encryption key cannot open."""
-    others = {name for name, _ in await store.count_records() if name != kek.name}
+    others = {name for name, _ in await records.count() if name != kek.name}
     if others:
         problem = (
             f"the database holds secrets wrapped by {', '.join(sorted(others))}, but keyvault is "

@@ -133,6 +133,13 @@ class KeyvaultConfig:
         default=300.0,
         parse=seconds(0, 3600),
     )
+    cache_grace_seconds: float = setting(
+        "OWNKEY_KEYVAULT_CACHE_GRACE_SECONDS",
+        "how long before its end a data key in use is unwrapped anew behind the answers, 0 to 600; "
+        "less than CACHE_SECONDS",
+        default=30.0,
+        parse=seconds(0, 600),
+    )
     cache_keys: int = setting(
         "OWNKEY_KEYVAULT_CACHE_KEYS",
         "unwrapped data keys kept at most, 1 to 1000000",
@@ -173,6 +180,12 @@ class KeyvaultConfig:
                     "OWNKEY_KEYVAULT_VAULT_ADDRESS must begin with https://; data keys would cross "
                     "the network in clear"
                 )
+        # A cache that is off has no grace; one that is on must not refresh without end.
+        if self.cache_seconds and self.cache_grace_seconds >= self.cache_seconds:
+            problems.append(
+                f"OWNKEY_KEYVAULT_CACHE_GRACE_SECONDS ({self.cache_grace_seconds:g}) must be less "
+                f"than OWNKEY_KEYVAULT_CACHE_SECONDS ({self.cache_seconds:g})"
+            )
         if problems:
             raise ConfigError(problems)
 

@@ -7,6 +7,7 @@ No message ever holds a secret or another system's text.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 
 from services.keyvault.domain.names import ACCOUNT, KEY
@@ -65,13 +66,20 @@ class SecretFault(StrEnum):
     OTHER_PROVIDER = "OTHER_PROVIDER"
     MASKED = "MASKED"
     ADMIN_KEY = "ADMIN_KEY"
+    FIELDS = "FIELDS"
 
 
 class SecretMalformedError(ServiceError):
     """The secret cannot be a key, by positive evidence."""
 
     def __init__(
-        self, fault: SecretFault, advice: str, *, provider: str, looks_like: str = ""
+        self,
+        fault: SecretFault,
+        advice: str,
+        *,
+        provider: str,
+        looks_like: str = "",
+        fields: Sequence[FieldViolation] = (),
     ) -> None:
         metadata = {"fault": fault.value, "provider": provider}
         if looks_like:
@@ -79,7 +87,7 @@ class SecretMalformedError(ServiceError):
         super().__init__(
             f"this is not a key that {provider} issues: {advice}",
             metadata=metadata,
-            fields=[FieldViolation("secret", advice)],
+            fields=fields or [FieldViolation("secret", advice)],
         )
         self.fault = fault
 
@@ -189,6 +197,7 @@ class KekCause(StrEnum):
     DENIED = "DENIED"
     BUSY = "BUSY"
     BROKEN = "BROKEN"
+    RETIRED = "RETIRED"
 
 
 _KEK_SENTENCES = {
@@ -199,6 +208,9 @@ _KEK_SENTENCES = {
     KekCause.BROKEN: (
         "the key-encryption service gave an answer that cannot be used; an operator must look into "
         "keyvault's log"
+    ),
+    KekCause.RETIRED: (
+        "the version that was to wrap it was retired meanwhile; send the same request again"
     ),
 }
 
@@ -218,6 +230,21 @@ class KekUnavailableError(ServiceError):
     def sentence(self) -> str:
         """What is wrong and who must do what."""
         return _KEK_SENTENCES[self.cause]
+
+
+class KekVersionInUseError(ServiceError):
+    """A version of the key-encryption key cannot be retired: something is wrapped by it."""
+
+    def __init__(self, kek: str, lowest_version: int, records: int) -> None:
+        super().__init__(
+            f"{records} stored keys are wrapped by versions of {kek} below {lowest_version}, and "
+            "would never open again; run RewrapKeys first",
+            metadata={
+                "kek": kek,
+                "lowest_version": str(lowest_version),
+                "record_count": str(records),
+            },
+        )
 
 
 class RecordRefusedError(ServiceError):

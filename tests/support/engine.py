@@ -16,8 +16,10 @@ from services.router.domain.plan import Funding, OwnKeyState
 from services.router.domain.request import Source
 from services.router.providers.base import HTTPRequest
 from services.router.providers.registry import DIALECTS
+from services.router.usecases.access import AccessTokens
 from services.router.usecases.attempt import Caller
 from services.router.usecases.engine import Engine
+from services.router.usecases.experience import Experience
 from services.router.usecases.ports import (
     Ask,
     Capture,
@@ -178,10 +180,18 @@ def engine(
 ) -> Engine:
     """Wire a run's ports."""
     work = BackgroundWork()
+    caller = Caller(
+        dialects=DIALECTS,
+        base_urls={},
+        transport=transport,
+        tokens=AccessTokens(transport=transport, clock=clock),
+        clock=clock,
+    )
     return Engine(
         keys=keys,
         ledger=ledger,
-        caller=Caller(dialects=DIALECTS, base_urls={}, transport=transport, clock=clock),
+        caller=caller,
+        experience=Experience(caller.host),
         settler=Settler(ledger, work),
         work=work,
         catalogue=catalogue,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -65,6 +66,21 @@ class FakeRouter(router_service_pb2_grpc.RouterServiceServicer):
         if request.default_model and request.default_model not in CURATED:
             await _refuse(context, "MODEL_NOT_CURATED", field="default_model")
         return self.answer
+
+
+class SlowRouter(FakeRouter):
+    """Answers when it is told to; `reached` is set when it is first asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def ProbeKey(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Test a key, later."""
+        self.reached.set()
+        await self.go.wait()
+        return await super().ProbeKey(request, context)
 
 
 async def _refuse(context: Any, reason: str, **metadata: str) -> None:

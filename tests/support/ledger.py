@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import grpc.aio
-from ownkey.ledger.v1 import account_pb2, grant_pb2
+from ownkey.ledger.v1 import account_pb2, grant_pb2, verification_pb2
 from ownkey.ledger.v1 import authorization_pb2 as pb
 from ownkey.ledger.v1 import ledger_service_pb2_grpc as pb_grpc
 
@@ -52,6 +53,61 @@ plans:
     default_mode: CREDITS
     credit_value_nano_usd: 1_000_000_000
     markup_parts_per_million: 1_000_000
+  - id: fee-credits
+    allowed_modes: [CREDITS, OWN_KEY_FIRST]
+    default_mode: OWN_KEY_FIRST
+    credit_value_nano_usd: 1_000_000_000
+    markup_parts_per_million: 2_000_000
+    overdraft_nano_credits: 50
+    operation_prices: {IMAGE: 1_000}
+    fee:
+      basis: CREDIT_PRICE
+      rate_parts_per_million: 50_000
+      source: CREDITS
+      cap_nano_credits: {acme/film: 3}
+  - id: fee-invoice
+    allowed_modes: [CREDITS, OWN_KEY_FIRST, OWN_KEY_ONLY]
+    default_mode: OWN_KEY_ONLY
+    credit_value_nano_usd: 1_000_000_000
+    markup_parts_per_million: 2_000_000
+    fee: {basis: VENDOR_COST, rate_parts_per_million: 50_000, source: INVOICE}
+  - id: fee-free
+    allowed_modes: [CREDITS, OWN_KEY_FIRST]
+    default_mode: OWN_KEY_FIRST
+    credit_value_nano_usd: 1_000_000_000
+    markup_parts_per_million: 1_000_000
+    fee:
+      basis: VENDOR_COST
+      rate_parts_per_million: 500_000
+      source: CREDITS
+      free_request_count: 10
+  - id: monthly
+    allowed_modes: [CREDITS, OWN_KEY_FIRST, OWN_KEY_ONLY]
+    default_mode: CREDITS
+    credit_value_nano_usd: 1_000_000_000
+    markup_parts_per_million: 1_000_000
+    operation_prices: {TEXT: 20, IMAGE: 30}
+    model_prices: {acme/film: 7}
+    monthly_grant_nano_credits: 500
+  - id: overdraft-fee
+    allowed_modes: [CREDITS, OWN_KEY_FIRST]
+    default_mode: CREDITS
+    credit_value_nano_usd: 1_000_000_000
+    markup_parts_per_million: 1_000_000
+    overdraft_nano_credits: 50
+    fee:
+      basis: VENDOR_COST
+      rate_parts_per_million: 500_000
+      source: CREDITS
+      free_request_count: 2
+      cap_nano_credits: {openai/gpt-4o-mini: 90}
+  - id: overdraft-invoice
+    allowed_modes: [CREDITS, OWN_KEY_FIRST, OWN_KEY_ONLY]
+    default_mode: CREDITS
+    credit_value_nano_usd: 1_000_000_000
+    markup_parts_per_million: 1_000_000
+    overdraft_nano_credits: 50
+    fee: {basis: CREDIT_PRICE, rate_parts_per_million: 250_000, source: INVOICE}
 """
 
 TOKENS = {identity: f"token-of-{identity}-0123456789" for identity in IDENTITIES}
@@ -105,7 +161,7 @@ class Run:
             **fields,
         }
         if values["own_key_state"] == pb.OWN_KEY_STATE_READY and "own_key" not in values:
-            values["own_key"] = own_key(self.account)
+            values["own_key"] = own_key(self.account, worst_case)
         return pb.AuthorizeRequest(
             account=self.account,
             request_id=self.request_id,
@@ -182,24 +238,35 @@ class Run:
         return Run(self.stub, self.account, request_id=self.request_id)
 
 
-def captured(cost: int | None, *, delivered: bool = True, tokens: int = 7) -> pb.CaptureTerms:
+def captured(
+    cost: int | None,
+    *,
+    delivered: bool = True,
+    tokens: int = 7,
+    basis: pb.UsageBasis.ValueType = pb.USAGE_BASIS_EXACT,
+) -> pb.CaptureTerms:
     """Return the terms of a capture."""
     return pb.CaptureTerms(
         vendor_cost_nano_usd=cost,
         units=pb.UsageUnits(input_token_count=tokens, output_token_count=1),
-        basis=pb.USAGE_BASIS_EXACT,
+        basis=basis,
         delivered=delivered,
     )
 
 
-def own_key(account: str, worst_case: int | None = 100) -> pb.OwnKeyTerms:
+def own_key(
+    account: str, worst_case: int | None = 100, *, model: str = "openai/gpt-4o-mini", **fields: Any
+) -> pb.OwnKeyTerms:
     """Return the terms of an own key."""
     return pb.OwnKeyTerms(
         key=f"{account}/keys/main",
         key_version=3,
         key_etag="e7",
-        price=pb.PriceRow(model="openai/gpt-4o-mini", provider="openai", price_id="p1"),
+        price=pb.PriceRow(
+            model=model, provider="openai", price_id="p1" if worst_case is not None else ""
+        ),
         worst_case_nano_usd=worst_case,
+        **fields,
     )
 
 
@@ -333,6 +400,29 @@ class Caller:
         return call
 
 
+async def rewrite(dsn: str, *statements: str) -> None:
+    """Run statements on rows that are never changed otherwise, as the owner of the tables may."""
+    connection = await asyncpg.connect(dsn)
+    tables = await connection.fetch(
+        "SELECT DISTINCT event_object_table AS name FROM information_schema.triggers"
+    )
+    for verb in ("DISABLE", "ENABLE"):
+        for row in tables:
+            await connection.execute(f"ALTER TABLE {row['name']} {verb} TRIGGER USER")
+        if verb == "DISABLE":
+            for statement in statements:
+                await connection.execute(statement)
+    await connection.close()
+
+
+async def consistent(books: RunningLedger) -> bool:
+    """Return whether verification ended; fail with the invariants that do not hold."""
+    request = verification_pb2.VerifyLedgerRequest()
+    messages = [message async for message in books.operator.VerifyLedger(request)]
+    assert [v for message in messages for v in message.violations] == []
+    return messages[-1].done and messages[-1].violation_count == 0
+
+
 async def refused(call: Any) -> RichStatus:
     """Await a call that must fail and return its status."""
     try:
@@ -341,3 +431,8 @@ async def refused(call: Any) -> RichStatus:
         return from_rpc_error(error)
     message = f"the call was answered: {answer}"
     raise AssertionError(message)
+
+
+def told(status: RichStatus) -> tuple[Any, ...]:
+    """Return what a status tells; its bytes may differ, as a map has no order on the wire."""
+    return (status.code, status.reason, status.message, status.metadata, status.retry_after_seconds)

@@ -22,6 +22,7 @@ from services.router.domain.text import (
 )
 from services.router.providers.base import APIKeyCredential, ProviderError, StreamDecoder
 from services.shared.secret import Secret
+from tests.support.simulated_providers import KEYS, azure_key
 
 NOW = datetime(2026, 9, 1, 12, 0, 0, tzinfo=UTC)
 CANARY = "sk-proj-canary-0123456789abcdefghij"
@@ -30,6 +31,13 @@ CANARY = "sk-proj-canary-0123456789abcdefghij"
 def credential(key: str = CANARY) -> APIKeyCredential:
     """Give a credential that holds a key."""
     return APIKeyCredential(Secret(key))
+
+
+def credential_of(provider: str, key: str = CANARY) -> APIKeyCredential:
+    """Give a provider's credential that holds a key; a service account's key cannot be chosen."""
+    if provider == "azure":
+        return credential(azure_key("openai/gpt-4o-mini", api_key=key))
+    return credential(KEYS[provider] if provider == "google-vertex" else key)
 
 
 def text_call(**fields: Any) -> TextCall:

@@ -21,10 +21,11 @@ import grpc
 import grpc.aio
 from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
 from ownkey.keyvault.v1 import key_pb2, keyvault_service_pb2_grpc
 from ownkey.keyvault.v1 import resolution_pb2 as resolution
+from ownkey.ledger.v1 import account_pb2, ledger_service_pb2_grpc, plan_pb2
 from ownkey.ledger.v1 import authorization_pb2 as pb
-from ownkey.ledger.v1 import ledger_service_pb2_grpc
 
 LEASE_SECONDS = 60
 
@@ -135,6 +136,13 @@ class FakeLedger(ledger_service_pb2_grpc.LedgerServiceServicer):
         self.batches: list[int] = []
         self.away = False
         self.settling_away = False
+        self.plans = {
+            "demo": plan_pb2.Plan(
+                name="plans/standard",
+                credit_value_nano_usd=10_000_000,
+                markup_parts_per_million=1_200_000,
+            )
+        }
         self.runs: dict[str, Run] = {}
 
     async def BatchAuthorize(self, request: Any, context: Any) -> pb.BatchAuthorizeResponse:  # noqa: N802
@@ -176,6 +184,18 @@ class FakeLedger(ledger_service_pb2_grpc.LedgerServiceServicer):
                 run.outcome = which.end.outcome
             results.append(pb.SettleResult(authorization=authorization))
         return pb.BatchSettleResponse(results=results)
+
+    async def GetAccount(self, request: Any, context: Any) -> account_pb2.GetAccountResponse:  # noqa: N802
+        plan = self.plans.get(request.name.removeprefix("accounts/"))
+        if plan is None:
+            status = _RefusedError(grpc.StatusCode.NOT_FOUND, "ACCOUNT_NOT_FOUND").status
+            await context.abort_with_status(rpc_status.to_status(status))
+        return account_pb2.GetAccountResponse(
+            account=account_pb2.Account(name=request.name, plan=plan.name)
+        )
+
+    async def ListPlans(self, request: Any, context: Any) -> plan_pb2.ListPlansResponse:  # noqa: N802
+        return plan_pb2.ListPlansResponse(plans=self.plans.values())
 
     async def _check(self, context: Any) -> None:
         if self.away:

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +13,18 @@ from typing import Any
 
 import aiohttp
 import grpc.aio
+from aiohttp.typedefs import Middleware
 from ownkey.router.v1 import attempt_pb2, router_service_pb2_grpc, text_pb2
 
+from deploy.local.processes import free_port
 from services.router.bootstrap import router
 from services.router.config import read_config
 from services.shared.server import start
 from services.shared.status import RichStatus, from_rpc_error
 from tests.support.router_peers import FakeKeyvault, FakeLedger, peers, write_tokens
-from tests.support.simulated_providers import serve_simulator
+from tests.support.simulated_providers import KEYS, base_url, serve_simulator
 
-PROVIDERS = ("openai", "openrouter", "anthropic", "gemini")
+PROVIDERS = tuple(KEYS)
 CALL_SECONDS = 20.0
 
 
@@ -34,6 +37,8 @@ class RouterUnderTest:
     ledger: FakeLedger
     simulator: str
     tokens: Path
+    http: str
+    """Base address of the HTTP door."""
 
     def request(self, **fields: Any) -> text_pb2.GenerateTextRequest:
         """Give a request of the account `demo`."""
@@ -96,24 +101,30 @@ def text_input(text: str = "Say hello", **fields: Any) -> text_pb2.TextInput:
 
 
 @asynccontextmanager
-async def serve_router(tmp_path: Path, **environ: str) -> AsyncIterator[RouterUnderTest]:
-    """Serve a router; its peers and providers are ready."""
+async def serve_router(
+    tmp_path: Path, *, middlewares: Iterable[Middleware] = (), **environ: str
+) -> AsyncIterator[RouterUnderTest]:
+    """Serve a router; its peers and providers, behind a test's middlewares, are ready."""
     write_tokens(tmp_path)
     fingerprint_key = tmp_path / "fingerprint-key"
     fingerprint_key.write_text("a key of keyed hashes for tests")
     fingerprint_key.chmod(0o600)
+    http = f"127.0.0.1:{free_port()}"
     async with AsyncExitStack() as stack:
-        simulator = await stack.enter_async_context(serve_simulator(slow_seconds=3.0))
+        simulator = await stack.enter_async_context(
+            serve_simulator(slow_seconds=3.0, middlewares=middlewares)
+        )
         beside = await stack.enter_async_context(peers())
-        urls = ", ".join(f'"{name}": "{simulator}/{name}"' for name in PROVIDERS)
+        urls = json.dumps({name: base_url(simulator, name) for name in PROVIDERS})
         config = read_config(
             {
                 "OWNKEY_ROUTER_LISTEN": "127.0.0.1:0",
+                "OWNKEY_ROUTER_HTTP_LISTEN": http,
                 "OWNKEY_ROUTER_KEYVAULT_ADDRESS": beside.keyvault_address,
                 "OWNKEY_ROUTER_LEDGER_ADDRESS": beside.ledger_address,
                 "OWNKEY_ROUTER_TOKENS_DIR": str(tmp_path),
                 "OWNKEY_ROUTER_FINGERPRINT_KEY_FILE": str(fingerprint_key),
-                "OWNKEY_ROUTER_PROVIDER_BASE_URLS": "{" + urls + "}",
+                "OWNKEY_ROUTER_PROVIDER_BASE_URLS": urls,
                 "OWNKEY_ROUTER_DRAIN_SECONDS": "1",
                 **environ,
             }
@@ -130,6 +141,7 @@ async def serve_router(tmp_path: Path, **environ: str) -> AsyncIterator[RouterUn
             ledger=beside.ledger,
             simulator=simulator,
             tokens=tmp_path,
+            http=f"http://{http}",
         )
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 from services.router.domain.catalogue import (
@@ -13,10 +14,12 @@ from services.router.domain.catalogue import (
     Offer,
     Provider,
 )
+from services.router.domain.conditions import OPEN_GATE, UNMEASURED, Gate
 from services.router.domain.keys import AccountKeys, OwnKey
 from services.router.domain.plan import Plan, plan
 from services.router.domain.prices import Price, Rates
 from services.router.domain.request import TextInput, TextRequest
+from services.router.domain.speed import Speed
 from services.router.domain.text import Message, Role, TextCall, TextPart
 
 MODEL = "anthropic/claude"
@@ -102,6 +105,28 @@ def request(**fields: Any) -> TextRequest:
     return TextRequest(**{**values, **fields})
 
 
+@dataclass
+class Lately:
+    """Conditions as a test says them, by provider."""
+
+    gates: dict[str, Gate] = field(default_factory=dict)
+    speeds: dict[str, Speed] = field(default_factory=dict)
+    trials: set[str] = field(default_factory=set)
+
+    def gate(self, key: OwnKey, offer: Offer) -> Gate:
+        """Tell whether a call may pass."""
+        del key
+        return self.gates.get(offer.provider, OPEN_GATE)
+
+    def speed(self, offer: Offer) -> Speed:
+        """Tell how fast an offer has been."""
+        return self.speeds.get(offer.provider, UNMEASURED)
+
+    def on_trial(self, name: str) -> bool:
+        """Tell whether another request is the trial."""
+        return name in self.trials
+
+
 def takes_all(provider_id: str, call: TextCall) -> list[str]:
     """Say that a provider takes every parameter."""
     del provider_id, call
@@ -120,6 +145,7 @@ def planned(
     values: dict[str, Any] = {
         "catalogue": catalogue(),
         "unsupported": takes_all,
+        "conditions": Lately(),
         "now": 0.0,
         "spread": 0,
     }

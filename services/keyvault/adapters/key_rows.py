@@ -20,7 +20,12 @@ SELECT account_id, active_provider, use_backups, revision FROM accounts
 WHERE account_id = ANY($1::text[])
 """
 SELECT_KEYS = """
-SELECT k.*, v.hint, clock_timestamp() AS read_time FROM keys k
+SELECT k.*, v.hint, clock_timestamp() AS read_time, (
+    SELECT max(p.expire_time) FROM key_versions p
+    WHERE (p.account_id, p.key_id) = (k.account_id, k.key_id)
+        AND p.destroy_time IS NULL AND p.expire_time > clock_timestamp()
+) AS overlap_until
+FROM keys k
     JOIN key_versions v ON (v.account_id, v.key_id, v.version)
         = (k.account_id, k.key_id, k.current_version)
 WHERE k.account_id = ANY($1::text[])
@@ -41,14 +46,15 @@ SELECT k.provider, v.generation AS known_generation, s.* FROM keys k
         = (k.account_id, k.key_id, k.current_version)
 WHERE k.account_id = ANY($1::text[])
 """
-
-SELECT_OUTDATED = """
-SELECT k.provider, v.generation AS known_generation, s.* FROM key_secrets s
-    JOIN key_versions v USING (account_id, key_id, version)
-    JOIN keys k USING (account_id, key_id)
-WHERE s.kek_name = $1 AND s.kek_version < $2
-    AND (s.account_id, s.key_id, s.version) > ($3::text, $4::text, $5::bigint)
-ORDER BY s.account_id, s.key_id, s.version LIMIT $6
+# Past its time a version is gone for every reader, whenever it is destroyed.
+SELECT_PREVIOUS = """
+SELECT k.provider, v.generation AS known_generation, s.* FROM keys k
+    JOIN key_versions v ON (v.account_id, v.key_id) = (k.account_id, k.key_id)
+        AND v.version < k.current_version
+    JOIN key_secrets s ON (s.account_id, s.key_id, s.version)
+        = (v.account_id, v.key_id, v.version)
+WHERE k.account_id = ANY($1::text[])
+    AND v.destroy_time IS NULL AND v.expire_time > clock_timestamp()
 """
 
 
@@ -79,6 +85,7 @@ def key(row: Row, health: Sequence[Health]) -> Key:
         update_time=row["update_time"],
         read_time=row["read_time"],
         health=tuple(health),
+        overlap_until=row["overlap_until"],
     )
 
 
@@ -127,7 +134,7 @@ def record_columns(record: Record) -> tuple[Any, ...]:
 
 
 def stored_secrets(rows: Iterable[Row]) -> dict[str, dict[str, StoredSecret]]:
-    """Return the records of current versions by account, then key id."""
+    """Return one record of each key by account, then key id."""
     found: dict[str, dict[str, StoredSecret]] = defaultdict(dict)
     for row in rows:
         stored = stored_secret(row)

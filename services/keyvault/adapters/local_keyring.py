@@ -80,6 +80,8 @@ class LocalKeyring:
 
     async def generate_data_key(self, context: bytes) -> DataKey:
         """Make a fresh 256-bit data key, wrapped under the context."""
+        # Another process of this host may have rotated, and retired what this one knows.
+        self._ring = self._reread()
         plaintext = os.urandom(DATA_KEY_BYTES)
         return DataKey(Secret(plaintext), self._wrap(plaintext, context))
 
@@ -104,6 +106,7 @@ class LocalKeyring:
         self, items: Sequence[tuple[WrappedKey, bytes]]
     ) -> list[WrappedKey | None]:
         """Wrap data keys anew by the current version; answers in order."""
+        self._ring = self._reread()
         opened = await self.unwrap_many(items)
         return [
             None if secret is None else self._wrap(secret.reveal_bytes(), context)
@@ -128,6 +131,23 @@ class LocalKeyring:
                 log.error("keyring_full", versions=VERSIONS_MAX)
                 raise KekUnavailableError(KekCause.BROKEN)
             keys = {**ring.keys, max(ring.keys) + 1: Secret(os.urandom(KEY_BYTES))}
+            self._ring = _Keyring(ring.ring_id, keys)
+            _write(self._path, self._ring)
+        return KekState(max(keys), min(keys))
+
+    async def retire(self, lowest: int) -> KekState:
+        """
+        Destroy versions below one.
+
+        Raises:
+            KekUnavailableError: If the file cannot be used or has no such version.
+        """
+        with _locked(self._path):
+            ring = self._reread()
+            keys = {version: key for version, key in ring.keys.items() if version >= lowest}
+            if not keys:
+                log.error("keyring_has_no_such_version", version=lowest)
+                raise KekUnavailableError(KekCause.BROKEN)
             self._ring = _Keyring(ring.ring_id, keys)
             _write(self._path, self._ring)
         return KekState(max(keys), min(keys))

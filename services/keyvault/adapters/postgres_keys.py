@@ -19,9 +19,10 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from services.keyvault.adapters import key_rows
+from services.keyvault.adapters.kek_floors import check_floor
 from services.keyvault.adapters.postgres_audit import insert_audit
 from services.keyvault.domain.audit import AuditEntry
-from services.keyvault.domain.envelope import Record, WrappedKey
+from services.keyvault.domain.envelope import Record
 from services.keyvault.domain.keys import Key, Settings
 from services.keyvault.errors import KeyNotFoundError
 from services.keyvault.usecases.ports import (
@@ -30,9 +31,7 @@ from services.keyvault.usecases.ports import (
     FeedPage,
     FeedPosition,
     RecordedRequest,
-    RecordName,
     Snapshot,
-    StoredSecret,
 )
 from services.shared.errors import StoreUnavailableError
 from services.shared.postgres import Connection, Database
@@ -78,6 +77,27 @@ WITH destroyed AS (
 )
 UPDATE key_versions SET destroy_time = $4
 WHERE account_id = $1 AND key_id = $2 AND version < $3 AND destroy_time IS NULL
+RETURNING version
+"""
+_LET_EXPIRE = """
+UPDATE key_versions SET expire_time = $4 WHERE account_id = $1 AND key_id = $2 AND version = $3
+"""
+_DESTROY_EXPIRED = """
+WITH expired AS (
+    UPDATE key_versions SET destroy_time = clock_timestamp()
+    WHERE account_id = $1 AND destroy_time IS NULL AND expire_time <= clock_timestamp()
+    RETURNING account_id, key_id, version
+), destroyed AS (
+    DELETE FROM key_secrets WHERE (account_id, key_id, version) IN (SELECT * FROM expired)
+)
+SELECT key_id, version FROM expired ORDER BY key_id, version
+"""
+_WITH_EXPIRED = """
+SELECT DISTINCT account_id FROM (
+    SELECT account_id FROM key_versions
+    WHERE destroy_time IS NULL AND expire_time <= clock_timestamp()
+    ORDER BY expire_time LIMIT $1
+) due
 """
 _DELETE_KEY = """
 WITH gone AS (DELETE FROM keys WHERE account_id = $1 AND key_id = $2)
@@ -114,18 +134,6 @@ SELECT s.system_identifier::text || '-' || t.timeline_id::text AS lineage,
 FROM pg_control_system() s, pg_control_checkpoint() t, change_head h
     LEFT JOIN changes c ON c.sequence > greatest($1::bigint, h.sequence - $2::bigint)
 ORDER BY c.sequence
-"""
-_COUNT_RECORDS = """
-SELECT kek_name, kek_version, count(*) AS records FROM key_secrets GROUP BY kek_name, kek_version
-"""
-# Compares and swaps: a record that was written anew meanwhile is left as it is.
-_EXCHANGE_DATA_KEYS = """
-UPDATE key_secrets s SET wrapped_dek = n.wrapped, kek_version = n.kek_version
-FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::bytea[], $6::bigint[])
-    AS n (account_id, key_id, version, known, wrapped, kek_version)
-WHERE (s.account_id, s.key_id, s.version) = (n.account_id, n.key_id, n.version)
-    AND s.wrapped_dek = n.known
-RETURNING 1
 """
 _FORGET_CHANGES = """
 DELETE FROM changes WHERE sequence IN (
@@ -233,13 +241,24 @@ class PostgresAccountChange:
             key.update_time,
         )
 
-    async def replace_secret(self, key: Key, record: Record) -> None:
-        """Store the key's new current version and destroy the secrets of all earlier ones."""
+    async def replace_secret(self, key: Key, record: Record) -> list[int]:
+        """Store the key's new current version and destroy earlier ones; see the port."""
         await self.update_key(key)
-        await self._connection.execute(
-            _DESTROY_EARLIER, key.account, key.key_id, key.version, self.time
+        overlaps = key.overlap_until is not None
+        rows = await self._connection.fetch(
+            _DESTROY_EARLIER, key.account, key.key_id, key.version - overlaps, self.time
         )
+        if overlaps:
+            await self._connection.execute(
+                _LET_EXPIRE, key.account, key.key_id, key.version - 1, key.overlap_until
+            )
         await self._insert_version(key, record)
+        return sorted(row["version"] for row in rows)
+
+    async def destroy_expired(self) -> list[tuple[str, int]]:
+        """Destroy the secrets of versions whose overlap is over; return their keys and numbers."""
+        rows = await self._connection.fetch(_DESTROY_EXPIRED, self._account)
+        return [(row["key_id"], row["version"]) for row in rows]
 
     async def delete_key(self, key: Key) -> None:
         """Destroy a key with all its secrets; its name stays taken."""
@@ -281,6 +300,7 @@ class PostgresAccountChange:
         self.announced = True
 
     async def _insert_version(self, key: Key, record: Record) -> None:
+        await check_floor(self._connection, [record.data_key])
         of = (key.account, key.key_id, key.version)
         await self._connection.execute(_INSERT_VERSION, *of, record.generation, key.hint, self.time)
         await self._connection.execute(_INSERT_RECORD, *of, *key_rows.record_columns(record))
@@ -333,10 +353,15 @@ class PostgresKeyStore:
             keys = await _load_keys(connection, names)
             records = await connection.fetch(key_rows.SELECT_SECRETS, names) if secrets else []
             stored = key_rows.stored_secrets(records)
+            earlier = await connection.fetch(key_rows.SELECT_PREVIOUS, names) if secrets else []
+            previous = key_rows.stored_secrets(earlier)
             return Snapshot(
                 accounts=[
                     AccountSnapshot(
-                        settings.get(name, Settings(name)), keys[name], stored.get(name, {})
+                        settings.get(name, Settings(name)),
+                        keys[name],
+                        stored.get(name, {}),
+                        previous.get(name, {}),
                     )
                     for name in names
                 ],
@@ -358,31 +383,9 @@ class PostgresKeyStore:
             ],
         )
 
-    async def count_records(self) -> Mapping[tuple[str, int], int]:
-        """Count stored records by name and version of their key-encryption key."""
-        rows = await self._database.fetch(_COUNT_RECORDS)
-        return {(row["kek_name"], row["kek_version"]): row["records"] for row in rows}
-
-    async def outdated_records(
-        self, kek_name: str, *, below: int, after: RecordName | None, limit: int
-    ) -> list[StoredSecret]:
-        """Return records wrapped by a version below one, in the order of their names."""
-        start = (after.account, after.key_id, after.version) if after else ("", "", 0)
-        rows = await self._database.fetch(key_rows.SELECT_OUTDATED, kek_name, below, *start, limit)
-        return [key_rows.stored_secret(row) for row in rows]
-
-    async def exchange_data_keys(self, items: Sequence[tuple[StoredSecret, WrappedKey]]) -> int:
-        """Store other wrapped keys where the old ones still stand; return how many did."""
-        exchanged = await self._database.fetch(
-            _EXCHANGE_DATA_KEYS,
-            [stored.binding.account for stored, _ in items],
-            [stored.binding.key_id for stored, _ in items],
-            [stored.binding.version for stored, _ in items],
-            [stored.record.data_key.wrapped for stored, _ in items],
-            [data_key.wrapped for _, data_key in items],
-            [data_key.kek_version for _, data_key in items],
-        )
-        return len(exchanged)
+    async def accounts_with_expired(self, limit: int) -> list[str]:
+        """Return accounts with versions whose overlap is over, for at most that many versions."""
+        return [row["account_id"] for row in await self._database.fetch(_WITH_EXPIRED, limit)]
 
     async def forget(self, *, changes_kept: int, requests_kept: timedelta) -> None:
         """Remove changes and recorded requests that are past their use, a bounded number."""

@@ -157,6 +157,14 @@ class VaultTransit:
         )
         raise NotServedError("RotateKek", advice)
 
+    async def retire(self, lowest: int) -> KekState:
+        """Refuse: keyvault's policy lets it use the key, not configure it."""
+        advice = (
+            "nothing is wrapped by these versions any more; on Vault an operator does the rest: "
+            f"vault write {self._mount}/keys/{self._key}/config min_decryption_version={lowest}"
+        )
+        raise NotServedError("RetireKekVersions", advice)
+
     async def close(self) -> None:
         """Close connections and forget the token."""
         await self._login.close()

@@ -25,6 +25,8 @@ class AuditAction(StrEnum):
     RELEASE = "RELEASE"
     DESTROY_VERSION = "DESTROY_VERSION"
     ROTATE_KEK = "ROTATE_KEK"
+    REENCRYPT = "REENCRYPT"
+    RETIRE_KEK = "RETIRE_KEK"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Rules:
 1. A secret is refused on positive evidence only; a shape that is not known goes on to the live
    test, for providers change their shapes.
 2. The longest known prefix decides: `sk-` alone says nothing, `sk-or-v1-` says OpenRouter.
-3. Structured credentials are JSON text and pass unchanged.
+3. Structured credentials are JSON text; they pass unchanged or are refused field by field.
 """
 
 from __future__ import annotations
@@ -14,6 +14,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from services.keyvault.domain.structured_credentials import (
+    JSON_ONLY,
+    PROVIDERS,
+    faults_of,
+    structured_hint,
+)
 from services.keyvault.errors import SecretFault, SecretMalformedError
 from services.shared.errors import InvalidArgumentError
 
@@ -91,7 +97,8 @@ def clean_secret(text: str, provider: str) -> str:
     if not secret:
         advice = "it is empty; paste the key as the provider shows it"
         raise SecretMalformedError(SecretFault.EMPTY, advice, provider=provider)
-    if is_structured(secret):
+    if is_structured(secret) or provider in JSON_ONLY:
+        _refuse_fields(secret, provider)
         return secret
     if _MASK.search(secret):
         advice = "it is a masked value, not the key; paste the key itself, or create a new one"
@@ -113,10 +120,11 @@ def hint_of(secret: str) -> str:
     """
     Return what may be shown of a clean secret: public prefix and last four characters.
 
-    Empty where fewer than 16 characters would stay hidden, and for structured credentials.
+    Empty where fewer than 16 characters would stay hidden. Of structured credentials no part of
+    the secret is shown, but what they are for.
     """
     if is_structured(secret):
-        return ""
+        return structured_hint(secret)
     shape = _shape_of(secret)
     prefix = shape.prefix if shape else ""
     if not prefix and secret.startswith(_GENERIC_PREFIX):
@@ -124,6 +132,16 @@ def hint_of(secret: str) -> str:
     if len(secret) - len(prefix) - SHOWN_CHARACTERS < HIDDEN_CHARACTERS_MIN:
         return ""
     return f"{prefix}{ELLIPSIS}{secret[-SHOWN_CHARACTERS:]}"
+
+
+def _refuse_fields(secret: str, provider: str) -> None:
+    if provider not in PROVIDERS:
+        advice = "it is JSON text; paste the key alone, as the provider shows it"
+        raise SecretMalformedError(SecretFault.FIELDS, advice, provider=provider)
+    faults = faults_of(secret, provider)
+    if faults:
+        advice = "; ".join(f"{fault.field} {fault.description}" for fault in faults)
+        raise SecretMalformedError(SecretFault.FIELDS, advice, provider=provider, fields=faults)
 
 
 def _unwrap(text: str) -> str:

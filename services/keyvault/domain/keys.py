@@ -88,6 +88,7 @@ class Key:
         update_time: When anything but its health changed last.
         read_time: The database's clock when this was read; health is judged by it.
         health: Entries of the current version that are not plain ACTIVE.
+        overlap_until: Until when the version before may be used; None without an overlap.
     """
 
     account: str
@@ -103,6 +104,7 @@ class Key:
     update_time: datetime
     read_time: datetime
     health: tuple[Health, ...] = ()
+    overlap_until: datetime | None = None
 
     @property
     def name(self) -> str:

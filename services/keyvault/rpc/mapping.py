@@ -8,14 +8,22 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from google.protobuf import duration_pb2, field_mask_pb2, timestamp_pb2
-from ownkey.keyvault.v1 import audit_pb2, kek_pb2, key_pb2, live_test_pb2, resolution_pb2
+from ownkey.keyvault.v1 import (
+    audit_pb2,
+    kek_pb2,
+    key_pb2,
+    keyvault_service_pb2,
+    live_test_pb2,
+    resolution_pb2,
+)
 
 from services.keyvault.domain.audit import AuditEvent
 from services.keyvault.domain.health import WHOLE_KEY, Health, HealthState, LiveTest, Outcome
 from services.keyvault.domain.keys import Key, KeyFields, Settings
 from services.keyvault.domain.names import ACCOUNT, AUDIT_EVENT, KEY
 from services.keyvault.errors import FieldNotSupportedError
-from services.keyvault.usecases.kek import KekReport, RewrapProgress
+from services.keyvault.usecases.audit_chain import AuditVerdict
+from services.keyvault.usecases.kek import KekReport, RunProgress
 from services.keyvault.usecases.ports import FeedPosition, RecordName
 from services.keyvault.usecases.resolve_keys import ResolvedAccount
 from services.shared.errors import InvalidArgumentError
@@ -103,6 +111,7 @@ def key_message(key: Key) -> key_pb2.Key:
         create_time=_timestamp(key.create_time),
         update_time=_timestamp(key.update_time),
         etag=key.etag,
+        overlap_end_time=_timestamp(key.overlap_until) if key.overlap_until else None,
     )
 
 
@@ -145,6 +154,21 @@ def audit_message(event: AuditEvent) -> audit_pb2.AuditEvent:
     )
 
 
+def verdict_message(
+    account: str, verdict: AuditVerdict
+) -> keyvault_service_pb2.VerifyAuditResponse:
+    """Return what a verification of the audit trail found."""
+    message = keyvault_service_pb2.VerifyAuditResponse(
+        checked_count=verdict.checked,
+        waiting_count=verdict.waiting,
+        head=str(verdict.head) if verdict.head else "",
+    )
+    if verdict.fault is not None:
+        message.first_fault = AUDIT_EVENT.format(account=account, number=verdict.fault.number)
+        message.fault_detail = verdict.fault.detail
+    return message
+
+
 def position_message(position: FeedPosition) -> resolution_pb2.FeedPosition:
     """Return a place in the change feed."""
     return resolution_pb2.FeedPosition(lineage=position.lineage, sequence=position.sequence)
@@ -165,7 +189,7 @@ def kek_message(report: KekReport) -> kek_pb2.KekStatus:
     )
 
 
-def rewrap_message(progress: RewrapProgress) -> kek_pb2.RewrapProgress:
+def progress_message(progress: RunProgress) -> kek_pb2.RewrapProgress:
     """Return how far a run has come."""
     last = progress.last
     return kek_pb2.RewrapProgress(
@@ -194,9 +218,25 @@ def account_keys_message(resolved: ResolvedAccount) -> resolution_pb2.AccountKey
         settings=settings_message(resolved.settings),
     )
     for key in resolved.keys:
-        secret = resolved.secrets.get(key.key_id)
-        message.keys.add(key=key_message(key), secret=secret.reveal() if secret is not None else "")
+        secret = resolved.secrets.get((key.key_id, key.version))
+        message.keys.add(
+            key=key_message(key),
+            secret=secret.reveal() if secret is not None else "",
+            previous=_previous_message(resolved, key),
+        )
     return message
+
+
+def _previous_message(resolved: ResolvedAccount, key: Key) -> resolution_pb2.PreviousVersion | None:
+    """Return the version in its overlap, if there is time left of it."""
+    version = key.version - 1
+    secret = resolved.secrets.get((key.key_id, version))
+    left = (key.overlap_until - key.read_time) // _MILLIS if key.overlap_until else 0
+    if secret is None or left <= 0:
+        return None
+    return resolution_pb2.PreviousVersion(
+        version=version, secret=secret.reveal(), remaining_millis=left
+    )
 
 
 def _health_messages(key: Key) -> list[key_pb2.KeyHealth]:

@@ -32,6 +32,7 @@ _ROWS = {
     "RotateKek": _OPERATORS,
     "RewrapKeys": _OPERATORS,
     "ReencryptKeys": _OPERATORS,
+    "RetireKekVersions": _OPERATORS,
     "GetKekStatus": _OPERATORS,
     "ResolveKeys": _ROUTERS,
     "OpenSealedKey": _ROUTERS,

@@ -22,6 +22,7 @@ from ownkey.keyvault.v1 import (
 from services.keyvault.domain.names import ACCOUNT, KEY, PLATFORM, SETTINGS
 from services.keyvault.errors import FieldNotSupportedError, NotServedError
 from services.keyvault.rpc import mapping
+from services.keyvault.usecases.audit_chain import VerifyAudit
 from services.keyvault.usecases.change_feed import ChangeFeed
 from services.keyvault.usecases.change_keys import ChangeKeys
 from services.keyvault.usecases.change_settings import ChangeSettings
@@ -30,6 +31,7 @@ from services.keyvault.usecases.idempotency import Caller
 from services.keyvault.usecases.kek import KekOperations
 from services.keyvault.usecases.ports import FeedPosition
 from services.keyvault.usecases.read_keys import ReadKeys
+from services.keyvault.usecases.reencrypt_keys import ReencryptKeys
 from services.keyvault.usecases.replace_key import NewSecret, ReplaceKey
 from services.keyvault.usecases.report_health import Report, ReportHealth
 from services.keyvault.usecases.resolve_keys import ResolveKeys
@@ -43,8 +45,8 @@ from services.shared.paging import page_size
 from services.shared.secret import Secret
 
 ACCOUNTS_MAX = 64
-REWRAP_RATE_DEFAULT = 1_000
-REWRAP_RATE_MAX = 100_000
+RUN_RATE_DEFAULT = 1_000
+RUN_RATE_MAX = 100_000
 MODEL_CHARACTERS_MAX = 200
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -66,6 +68,8 @@ class UseCases:
         feed: Tells the router what changed.
         report: Takes health reports.
         kek: Looks after the key-encryption key.
+        reencrypt: Encrypts stored secrets anew.
+        verify_audit: Verifies the audit trail.
     """
 
     read: ReadKeys
@@ -78,6 +82,8 @@ class UseCases:
     feed: ChangeFeed
     report: ReportHealth
     kek: KekOperations
+    reencrypt: ReencryptKeys
+    verify_audit: VerifyAudit
 
 
 class KeyvaultServicer(keyvault_service_pb2_grpc.KeyvaultServiceServicer):
@@ -148,9 +154,11 @@ class KeyvaultServicer(keyvault_service_pb2_grpc.KeyvaultServiceServicer):
         """Gives a key a new secret."""
         account, key_id = _key(request.name, "name")
         caller = _caller(request.request_id, required=True)
+        overlap = None
         if request.HasField("overlap_seconds"):
-            raise FieldNotSupportedError("overlap_seconds")
-        new = NewSecret(account, key_id, Secret(request.secret), request.store_unverified)
+            overlap = timedelta(seconds=request.overlap_seconds)
+        secret = Secret(request.secret)
+        new = NewSecret(account, key_id, secret, request.store_unverified, overlap)
         done = await self._use.replace(caller, new)
         return keyvault_service_pb2.ReplaceKeyResponse(
             key=mapping.key_message(done.key), test=mapping.live_test_message(done.test)
@@ -236,14 +244,29 @@ class KeyvaultServicer(keyvault_service_pb2_grpc.KeyvaultServiceServicer):
 
     async def RewrapKeys(self, request: Any, context: Context) -> AsyncIterator[Any]:
         """Wraps every stored data key by the current version, telling how far it came."""
-        rate = request.records_per_second_max or REWRAP_RATE_DEFAULT
-        if not 1 <= rate <= REWRAP_RATE_MAX:
-            advice = f"must be from 1 to {REWRAP_RATE_MAX}; 0 means {REWRAP_RATE_DEFAULT}"
-            raise InvalidArgumentError.of("records_per_second_max", advice)
         after = mapping.record_name(request.resume_token)
-        progress = self._use.kek.rewrap(after=after, records_per_second_max=rate)
+        progress = self._use.kek.rewrap(after=after, records_per_second_max=_rate(request))
         async for step in progress:
-            yield keyvault_service_pb2.RewrapKeysResponse(progress=mapping.rewrap_message(step))
+            yield keyvault_service_pb2.RewrapKeysResponse(progress=mapping.progress_message(step))
+
+    async def ReencryptKeys(self, request: Any, context: Context) -> AsyncIterator[Any]:
+        """Encrypts stored secrets anew, telling how far it came."""
+        account = _account(ACCOUNT, request.account, "account") if request.account else ""
+        progress = self._use.reencrypt(
+            _caller(),
+            after=mapping.record_name(request.resume_token),
+            account=account,
+            records_per_second_max=_rate(request),
+        )
+        async for step in progress:
+            progress_message = mapping.progress_message(step)
+            yield keyvault_service_pb2.ReencryptKeysResponse(progress=progress_message)
+
+    async def RetireKekVersions(self, request: Any, context: Context) -> Any:
+        """Retires versions of the key-encryption key by which nothing is wrapped."""
+        caller = _caller(request.request_id, required=True)
+        report = await self._use.kek.retire(caller, lowest=request.lowest_version)
+        return keyvault_service_pb2.RetireKekVersionsResponse(status=mapping.kek_message(report))
 
     async def ResolveKeys(self, request: Any, context: Context) -> Any:
         """Returns accounts' keys with their plaintext secrets, to the router."""
@@ -313,12 +336,10 @@ class KeyvaultServicer(keyvault_service_pb2_grpc.KeyvaultServiceServicer):
         raise NotServedError("OpenSealedKey")
 
     async def VerifyAudit(self, request: Any, context: Context) -> Any:
-        """Refuses: chains are not kept yet."""
-        raise NotServedError("VerifyAudit")
-
-    def ReencryptKeys(self, request: Any, context: Context) -> AsyncIterator[Any]:
-        """Refuses: rotation is not served yet."""
-        raise NotServedError("ReencryptKeys")
+        """Checks an account's audit trail against its chain and signed head."""
+        account = _account(ACCOUNT, request.parent, "parent")
+        verdict = await self._use.verify_audit(account, known_head=request.known_head)
+        return mapping.verdict_message(account, verdict)
 
 
 def _caller(request_id: str = "", *, required: bool = False) -> Caller:
@@ -352,6 +373,15 @@ def _check_access(account: str) -> None:
     if account == PLATFORM and identity not in {OPERATOR, ROUTER}:
         message = f"the identity '{identity}' may not touch the keys of this account"
         raise AccessDeniedError(message, metadata={"identity": identity})
+
+
+def _rate(request: Any) -> int:
+    """Return how many records a second a run may do."""
+    rate: int = request.records_per_second_max or RUN_RATE_DEFAULT
+    if not 1 <= rate <= RUN_RATE_MAX:
+        advice = f"must be from 1 to {RUN_RATE_MAX}; 0 means {RUN_RATE_DEFAULT}"
+        raise InvalidArgumentError.of("records_per_second_max", advice)
+    return rate
 
 
 def _span(request: Any) -> timedelta | None:

@@ -26,6 +26,7 @@ STATUS = StatusTable(
         errors.KeyDisabledError: (StatusCode.FAILED_PRECONDITION, "KEY_DISABLED"),
         errors.ProviderWithoutKeyError: (StatusCode.FAILED_PRECONDITION, "PROVIDER_WITHOUT_KEY"),
         errors.KekUnavailableError: (StatusCode.UNAVAILABLE, "KEK_UNAVAILABLE"),
+        errors.KekVersionInUseError: (StatusCode.FAILED_PRECONDITION, "KEK_VERSION_IN_USE"),
         errors.RecordRefusedError: (StatusCode.DATA_LOSS, "RECORD_REFUSED"),
         errors.NotServedError: (StatusCode.UNIMPLEMENTED, "NOT_SERVED"),
     },

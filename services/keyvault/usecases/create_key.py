@@ -140,6 +140,7 @@ class CreateKey:
             secret,
             fields=new.fields,
             store_unverified=new.store_unverified,
+            now=draft.create_time,
         )
 
         async def work(change: AccountChange) -> TestedKey:

@@ -6,7 +6,10 @@ Rules:
 1. No entry lives longer than the maximum age or beyond the maximum count.
 2. A burst on one cold key is one unwrap; many cold keys become one batch. Batches take what queued
    while the last ones ran, without waiting.
-3. Records are read from the database each time, so a destroyed record ends its key's use whatever
+3. A hit on an entry that is near its end is answered from it and unwraps it anew behind the answer,
+   so a key in use is never cold. Such refreshes wait behind nobody's back: none is queued while a
+   batch's worth of keys waits, and each entry is tried once an interval.
+4. Records are read from the database each time, so a destroyed record ends its key's use whatever
    is cached here.
 """
 
@@ -30,8 +33,16 @@ BATCH_MAX = 256
 BATCHES_IN_FLIGHT_MAX = 4
 QUEUE_MAX = 20_000
 OVERLOADED_RETRY_SECONDS = 0.5
+REFRESH_INTERVAL_SECONDS = 1.0
 
 Unwrapped = asyncio.Future["Secret | None"]
+
+
+@dataclass(slots=True)
+class _Warm:
+    secret: Secret
+    expiry: float
+    refresh_at: float
 
 
 @dataclass(slots=True)
@@ -50,17 +61,26 @@ class DataKeys:
         kek: The key-encryption key.
         clock: Time.
         age_seconds_max: How long an entry lives at most.
+        grace_seconds: How long before its end an entry that is in use is unwrapped anew; less than
+            that age.
         count_max: How many there are at most.
     """
 
     def __init__(
-        self, kek: KeyEncryption, *, clock: Clock, age_seconds_max: float, count_max: int
+        self,
+        kek: KeyEncryption,
+        *,
+        clock: Clock,
+        age_seconds_max: float,
+        grace_seconds: float,
+        count_max: int,
     ) -> None:
         self._kek = kek
         self._clock = clock
         self._age_seconds_max = age_seconds_max
+        self._grace_seconds = grace_seconds
         self._count_max = count_max
-        self._warm: OrderedDict[bytes, tuple[Secret, float]] = OrderedDict()
+        self._warm: OrderedDict[bytes, _Warm] = OrderedDict()
         self._flying: dict[bytes, Unwrapped] = {}
         self._queue: deque[_Cold] = deque()
         self._workers: set[asyncio.Task[None]] = set()
@@ -89,11 +109,15 @@ class DataKeys:
         cache_id = _cache_id(wrapped, context)
         warm = self._warm.get(cache_id)
         if warm is not None:
-            secret, expiry = warm
-            if self._clock.monotonic() < expiry:
+            now = self._clock.monotonic()
+            if now < warm.expiry:
                 self._warm.move_to_end(cache_id)
+                if now >= warm.refresh_at:
+                    warm.refresh_at = now + REFRESH_INTERVAL_SECONDS
+                    if cache_id not in self._flying and len(self._queue) < BATCH_MAX:
+                        _ = self._enqueue(cache_id, wrapped, context)
                 done: Unwrapped = asyncio.get_running_loop().create_future()
-                done.set_result(secret)
+                done.set_result(warm.secret)
                 return done
             del self._warm[cache_id]
         flying = self._flying.get(cache_id)
@@ -102,6 +126,9 @@ class DataKeys:
         if len(self._queue) >= QUEUE_MAX:
             message = f"{QUEUE_MAX} keys wait to be unwrapped already; try again shortly"
             raise OverloadedError(message, retry_after_seconds=OVERLOADED_RETRY_SECONDS)
+        return self._enqueue(cache_id, wrapped, context)
+
+    def _enqueue(self, cache_id: bytes, wrapped: WrappedKey, context: bytes) -> Unwrapped:
         result: Unwrapped = asyncio.get_running_loop().create_future()
         self._flying[cache_id] = result
         self._queue.append(_Cold(cache_id, wrapped, context, result))
@@ -136,12 +163,15 @@ class DataKeys:
                 continue
             for cold, secret in zip(batch, secrets, strict=True):
                 del self._flying[cold.cache_id]
-                if secret is not None:
-                    self._keep(cold.cache_id, secret, started + self._age_seconds_max)
+                if secret is None:
+                    self._warm.pop(cold.cache_id, None)
+                else:
+                    self._keep(cold.cache_id, secret, started)
                 cold.result.set_result(secret)
 
-    def _keep(self, cache_id: bytes, secret: Secret, expiry: float) -> None:
-        self._warm[cache_id] = (secret, expiry)
+    def _keep(self, cache_id: bytes, secret: Secret, started: float) -> None:
+        expiry = started + self._age_seconds_max
+        self._warm[cache_id] = _Warm(secret, expiry, expiry - self._grace_seconds)
         while len(self._warm) > self._count_max:
             self._warm.popitem(last=False)
 

@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from services.keyvault.domain.health import LiveTest, TestResult
 from services.keyvault.domain.keys import KeyFields
 from services.keyvault.errors import KeyForbiddenError, KeyInvalidError, ProviderUnreachableError
 from services.keyvault.usecases.ports import Prober
+from services.shared.errors import PeerUnavailableError
 from services.shared.secret import Secret
+
+UNTESTED_DETAIL = "the router, which tests keys, could not be reached"
 
 
 async def probe_before_storing(
@@ -17,6 +22,7 @@ async def probe_before_storing(
     *,
     fields: KeyFields,
     store_unverified: bool,
+    now: datetime,
 ) -> LiveTest:
     """
     Test a secret and refuse what must not be stored.
@@ -26,7 +32,8 @@ async def probe_before_storing(
         provider: Provider id.
         secret: The clean secret.
         fields: Its models.
-        store_unverified: Whether it may be stored although the provider could not be asked.
+        store_unverified: Whether it may be stored although it could not be tested.
+        now: When.
 
     Returns:
         The test; the key is stored with the health that it means.
@@ -35,15 +42,20 @@ async def probe_before_storing(
         KeyInvalidError: If the provider does not know it.
         KeyForbiddenError: If it lacks a permission.
         ProviderUnreachableError: If the provider could not be asked.
-        PeerUnavailableError: If the router is away.
+        PeerUnavailableError: If the router is away and it may not be stored untested.
         InvalidArgumentError: If the router does not know the provider or a model.
     """
-    test = await prober.probe(
-        provider,
-        secret,
-        default_model=fields.default_model,
-        allowed_models=fields.allowed_models,
-    )
+    try:
+        test = await prober.probe(
+            provider,
+            secret,
+            default_model=fields.default_model,
+            allowed_models=fields.allowed_models,
+        )
+    except PeerUnavailableError:
+        if not store_unverified:
+            raise
+        test = _untested(now)
     if test.result is TestResult.INVALID:
         raise KeyInvalidError(provider, test.detail)
     if test.result is TestResult.FORBIDDEN:
@@ -51,6 +63,18 @@ async def probe_before_storing(
     if test.result is TestResult.UNREACHABLE and not store_unverified:
         raise ProviderUnreachableError(provider, test.detail)
     return test
+
+
+def _untested(now: datetime) -> LiveTest:
+    return LiveTest(
+        result=TestResult.UNREACHABLE,
+        credit_checked=False,
+        cost_nano_usd=0,
+        detail=UNTESTED_DETAIL,
+        missing_permission="",
+        retry_after=None,
+        test_time=now,
+    )
 
 
 def audit_details(test: LiveTest) -> dict[str, str]:

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 
 from services.keyvault.domain.audit import AuditEntry, AuditEvent
+from services.keyvault.domain.audit_chain import ChainedEvent, ChainEnd, Head, Link, WrittenEvent
 from services.keyvault.domain.envelope import Binding, DataKey, Record, WrappedKey
 from services.keyvault.domain.health import LiveTest
 from services.keyvault.domain.keys import Key, Settings
@@ -85,11 +86,13 @@ class AccountSnapshot:
         settings: Its settings.
         keys: Its keys in order.
         secrets: The current version's record, by key id; empty where not asked for.
+        previous: The record of the version before it, by key id, while their overlap lasts.
     """
 
     settings: Settings
     keys: Sequence[Key]
     secrets: Mapping[str, StoredSecret]
+    previous: Mapping[str, StoredSecret]
 
     def secret_of(self, key: Key) -> StoredSecret:
         """Return a key's record; raises RecordRefusedError if it is gone."""
@@ -167,8 +170,19 @@ class AccountChange(Protocol):
         """Store a key's fields, state and revision."""
         ...
 
-    async def replace_secret(self, key: Key, record: Record) -> None:
-        """Store the key's new current version and destroy the secrets of all earlier ones."""
+    async def replace_secret(self, key: Key, record: Record) -> list[int]:
+        """
+        Store the key's new current version and destroy the secrets of all earlier ones.
+
+        The one before stays until the key's `overlap_until`, if that is set.
+
+        Returns:
+            Numbers of the versions that were destroyed, ascending.
+        """
+        ...
+
+    async def destroy_expired(self) -> list[tuple[str, int]]:
+        """Destroy the secrets of versions whose overlap is over; return their keys and numbers."""
         ...
 
     async def delete_key(self, key: Key) -> None:
@@ -215,18 +229,8 @@ class KeyStore(Protocol):
         """Read the newest changes after a number, at most `limit`, from the primary."""
         ...
 
-    async def count_records(self) -> Mapping[tuple[str, int], int]:
-        """Count stored records by name and version of their key-encryption key."""
-        ...
-
-    async def outdated_records(
-        self, kek_name: str, *, below: int, after: RecordName | None, limit: int
-    ) -> list[StoredSecret]:
-        """Return records wrapped by a version below one, in the order of their names."""
-        ...
-
-    async def exchange_data_keys(self, items: Sequence[tuple[StoredSecret, WrappedKey]]) -> int:
-        """Store other wrapped keys where the old ones still stand; return how many did."""
+    async def accounts_with_expired(self, limit: int) -> list[str]:
+        """Return accounts with versions whose overlap is over, for at most that many versions."""
         ...
 
     async def forget(self, *, changes_kept: int, requests_kept: timedelta) -> None:
@@ -243,6 +247,135 @@ class AuditLog(Protocol):
 
     async def page(self, account: str, *, before: int | None, limit: int) -> list[AuditEvent]:
         """Return an account's entries, newest first, older than a number."""
+        ...
+
+
+class RecordStore(Protocol):
+    """Records of all accounts, and the floors of key-encryption keys' versions."""
+
+    async def count(self) -> Mapping[tuple[str, int], int]:
+        """Count wrapped keys, keyvault's own included, by the version that wraps them."""
+        ...
+
+    async def count_after(self, after: RecordName | None, *, account: str) -> int:
+        """Count records after one, of an account or, for "", of all."""
+        ...
+
+    async def outdated(
+        self, kek_name: str, *, below: int, after: RecordName | None, limit: int
+    ) -> list[StoredSecret]:
+        """Return records wrapped by a version below one, in the order of their names."""
+        ...
+
+    async def after(
+        self, after: RecordName | None, *, account: str, limit: int
+    ) -> list[StoredSecret]:
+        """Return records after one, of an account or, for "", of all, in the order of names."""
+        ...
+
+    async def exchange_data_keys(self, items: Sequence[tuple[StoredSecret, WrappedKey]]) -> int:
+        """Store other wrapped keys where the old ones still stand; return how many did."""
+        ...
+
+    async def exchange_records(self, items: Sequence[tuple[StoredSecret, Record]]) -> int:
+        """Store other records where the old ones still stand; return how many did."""
+        ...
+
+    async def make_floor(self, kek_name: str) -> None:
+        """Make a key-encryption key known, with no version retired; no effect where it is."""
+        ...
+
+    async def raise_floor(self, kek_name: str, lowest: int) -> None:
+        """
+        Refuse versions below one from now on, having counted that nothing is wrapped by them.
+
+        Raises:
+            KekVersionInUseError: If something is.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ChainExtension:
+    """
+    How a chain goes on.
+
+    Args:
+        links: One for each entry, in order.
+        head: The new head.
+    """
+
+    links: Sequence[Link]
+    head: Head
+
+
+@dataclass(frozen=True, slots=True)
+class ChainRound:
+    """
+    What one round of chaining did.
+
+    Args:
+        seen: Entries that it looked at.
+        heads: New heads.
+        refused: Accounts whose chains were not continued.
+    """
+
+    seen: int
+    heads: Sequence[Head]
+    refused: Sequence[str]
+
+
+LinkEvents = Callable[[ChainEnd, Sequence[WrittenEvent]], ChainExtension | None]
+
+
+class AuditChains(Protocol):
+    """The audit trail's chains, one for each account."""
+
+    async def extend(
+        self, link: LinkEvents, *, limit: int, skipping: Collection[str]
+    ) -> ChainRound | None:
+        """
+        Chain the oldest entries that wait, as one unit; None if another replica is at it.
+
+        Args:
+            link: Continues one account's chain; None if it must not be. May be called again.
+            limit: Entries at most.
+            skipping: Accounts to leave as they are.
+        """
+        ...
+
+    async def extend_one(self, account: str, link: LinkEvents, *, limit: int) -> ChainRound:
+        """Chain an account's oldest entries that wait, after whoever is at it."""
+        ...
+
+    async def walk(
+        self, account: str, visit: Callable[[Sequence[ChainedEvent]], None]
+    ) -> tuple[Head | None, int]:
+        """Show an account's chain as it was at one moment; return its head and what waits."""
+        ...
+
+
+class ServiceKeyStore(Protocol):
+    """Keyvault's own wrapped keys, by purpose."""
+
+    async def service_key(self, purpose: str) -> WrappedKey | None:
+        """Return the key of a purpose; None if there is none."""
+        ...
+
+    async def keep_service_key(self, purpose: str, wrapped: WrappedKey) -> WrappedKey:
+        """Store a purpose's key unless it has one; return the one it has."""
+        ...
+
+    async def outdated_service_keys(
+        self, kek_name: str, *, below: int
+    ) -> list[tuple[str, WrappedKey]]:
+        """Return purposes and keys wrapped by a version below one."""
+        ...
+
+    async def exchange_service_key(
+        self, purpose: str, known: WrappedKey, wrapped: WrappedKey
+    ) -> bool:
+        """Store another wrapped key where the known one still stands; tell whether it did."""
         ...
 
 
@@ -293,6 +426,10 @@ class KeyEncryption(Protocol):
 
     async def rotate(self) -> KekState:
         """Make a new version; raises NotServedError where keyvault may not."""
+        ...
+
+    async def retire(self, lowest: int) -> KekState:
+        """Destroy versions below one; raises NotServedError where keyvault may not."""
         ...
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from services.keyvault.domain.audit import AuditAction, AuditEntry
 from services.keyvault.domain.credentials import clean_secret, hint_of
@@ -15,7 +16,10 @@ from services.keyvault.usecases.live_tests import audit_details, probe_before_st
 from services.keyvault.usecases.ports import AccountChange, KeyStore, Prober, binding_of
 from services.keyvault.usecases.read_keys import ReadKeys
 from services.keyvault.usecases.stored_secrets import SecretBox
+from services.shared.errors import InvalidArgumentError
 from services.shared.secret import Secret
+
+OVERLAP_MAX = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +32,23 @@ class NewSecret:
         key_id: Key id.
         pasted: The secret as pasted.
         store_unverified: Whether to store it although the provider could not be asked.
+        overlap: How long the old secret may go on; None destroys it at once.
     """
 
     account: str
     key_id: str
     pasted: Secret
     store_unverified: bool
+    overlap: timedelta | None = None
 
 
 class ReplaceKey:
     """
-    Replaces secrets; the old one is destroyed in the same transaction.
+    Replaces secrets.
+
+    Without an overlap the old one is destroyed in the same transaction. With one it stays beside
+    the new one until the end; a replacement within an overlap ends that overlap, so there are never
+    more than two.
 
     Args:
         store: Where keys are.
@@ -70,6 +80,9 @@ class ReplaceKey:
         Raises:
             ServiceError: As ReplaceKey of the contract says; then the old secret stands.
         """
+        if new.overlap is not None and not timedelta(0) < new.overlap <= OVERLAP_MAX:
+            advice = f"must be from 1 to {OVERLAP_MAX // timedelta(seconds=1)}, or unset"
+            raise InvalidArgumentError.of("overlap_seconds", advice)
         before = await self._reader.key(new.account, new.key_id)
         secret = Secret(clean_secret(new.pasted.reveal(), before.provider))
         once = self._fingerprinter.once(
@@ -79,6 +92,7 @@ class ReplaceKey:
             name=new.key_id,
             secret=secret,
             store_unverified=new.store_unverified,
+            overlap=new.overlap // timedelta(seconds=1) if new.overlap else 0,
         )
         recorded = await once.recorded_before(self._store, new.account)
         if recorded is not None:
@@ -91,6 +105,7 @@ class ReplaceKey:
             secret,
             fields=before.fields,
             store_unverified=new.store_unverified,
+            now=before.read_time,
         )
 
         async def work(change: AccountChange) -> TestedKey:
@@ -109,8 +124,9 @@ class ReplaceKey:
                 update_time=change.time,
                 read_time=change.time,
                 health=of_new_version(test, now=change.time),
+                overlap_until=change.time + new.overlap if new.overlap else None,
             )
-            await change.replace_secret(key, record)
+            destroyed = await change.replace_secret(key, record)
             about = AuditEntry(
                 account=key.account,
                 actor=caller.identity,
@@ -121,14 +137,10 @@ class ReplaceKey:
                 details=audit_details(test),
             )
             await change.add_audit(about)
-            await change.add_audit(
-                replace(
-                    about,
-                    action=AuditAction.DESTROY_VERSION,
-                    version=before.version,
-                    details={},
+            for version in destroyed:
+                await change.add_audit(
+                    replace(about, action=AuditAction.DESTROY_VERSION, version=version, details={})
                 )
-            )
             change.announce()
             return await once.record(change, TestedKey(key, test))
 

@@ -16,7 +16,10 @@ from services.keyvault.domain.envelope import (
 from services.keyvault.errors import RecordRefusedError
 from services.keyvault.usecases.data_keys import DataKeys
 from services.keyvault.usecases.ports import KeyEncryption, StoredSecret
+from services.shared.logging import get_logger
 from services.shared.secret import Secret
+
+log = get_logger()
 
 
 class SecretBox:
@@ -46,31 +49,66 @@ class SecretBox:
         data_key = await self._kek.generate_data_key(binding.context())
         return seal(secret, binding, data_key=data_key, nonce=self._random_bytes(NONCE_BYTES))
 
-    async def open(self, stored: Sequence[StoredSecret]) -> list[Secret]:
+    async def open(self, item: StoredSecret) -> Secret:
         """
-        Decrypt records.
+        Decrypt a record.
 
         Raises:
             KekUnavailableError: If the key-encryption key cannot be used now.
-            RecordRefusedError: If one is damaged or not its own.
+            RecordRefusedError: If it is damaged or not its own.
         """
-        for item in stored:
-            check_record(item.record, item.binding)
-            if item.record.data_key.kek_name != self._kek.name:
-                raise _refused(item.binding)
+        [secret] = await self.open_each([item])
+        if secret is None:
+            raise RecordRefusedError(
+                item.binding.account, item.binding.key_id, item.binding.version
+            )
+        return secret
+
+    async def open_each(self, stored: Sequence[StoredSecret]) -> list[Secret | None]:
+        """
+        Decrypt records.
+
+        Returns:
+            In order; None for a record that is damaged or not its own, which is logged.
+
+        Raises:
+            KekUnavailableError: If the key-encryption key cannot be used now.
+        """
+        sound = [item for item in stored if self._is_sound(item)]
         data_keys = await self._data_keys.unwrap_many(
             [
                 (item.record.data_key, item.binding.context(item.record.format_version))
-                for item in stored
+                for item in sound
             ]
         )
-        secrets = []
-        for item, data_key in zip(stored, data_keys, strict=True):
-            if data_key is None:
-                raise _refused(item.binding)
-            secrets.append(unseal(item.record, item.binding, data_key))
+        opened = {
+            item.binding: _unsealed(item, data_key)
+            for item, data_key in zip(sound, data_keys, strict=True)
+        }
+        secrets = [opened.get(item.binding) for item in stored]
+        for item, secret in zip(stored, secrets, strict=True):
+            if secret is None:
+                log.error(
+                    "record_refused",
+                    account=item.binding.account,
+                    key_id=item.binding.key_id,
+                    version=item.binding.version,
+                )
         return secrets
 
+    def _is_sound(self, item: StoredSecret) -> bool:
+        """Tell whether it is worth unwrapping its data key."""
+        try:
+            check_record(item.record, item.binding)
+        except RecordRefusedError:
+            return False
+        return item.record.data_key.kek_name == self._kek.name
 
-def _refused(binding: Binding) -> RecordRefusedError:
-    return RecordRefusedError(binding.account, binding.key_id, binding.version)
+
+def _unsealed(item: StoredSecret, data_key: Secret | None) -> Secret | None:
+    if data_key is None:
+        return None
+    try:
+        return unseal(item.record, item.binding, data_key)
+    except RecordRefusedError:
+        return None

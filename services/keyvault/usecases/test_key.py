@@ -58,7 +58,7 @@ class TestKey:
         tested = next((key for key in found.keys if key.key_id == key_id), None)
         if tested is None:
             raise KeyNotFoundError(account, key_id)
-        [secret] = await self._box.open([found.secret_of(tested)])
+        secret = await self._box.open(found.secret_of(tested))
         about = AuditEntry(
             account=account,
             actor=caller.identity,

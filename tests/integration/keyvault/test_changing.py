@@ -240,14 +240,6 @@ class TestReplaceKey:
         won = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
         assert item.key.version == 1 + len(won)
 
-    async def test_an_overlap_is_refused_not_ignored(self, vaulted: RunningKeyvault) -> None:
-        await vaulted.create(key_id="main")
-        request = service_pb2.ReplaceKeyRequest(
-            name=MAIN, secret=NEW_KEY, request_id=new_request_id(), overlap_seconds=60
-        )
-
-        assert (await refusal(vaulted.stub.ReplaceKey(request))).reason == "FIELD_NOT_SUPPORTED"
-
 
 @pytest.mark.requirement("K7", "K13")
 class TestDeleteKey:

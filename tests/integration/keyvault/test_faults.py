@@ -8,14 +8,15 @@ from pathlib import Path
 
 import grpc
 import pytest
+from ownkey.keyvault.v1 import key_pb2, live_test_pb2
 
 from services.keyvault.bootstrap import keyvault
 from services.keyvault.config import read_config
 from services.shared.config import ConfigError
 from tests.support.keyvault import (
     OPENAI_KEY,
-    FakeRouter,
     RunningKeyvault,
+    SlowRouter,
     database,
     new_request_id,
     refusal,
@@ -23,18 +24,6 @@ from tests.support.keyvault import (
     write_environ,
 )
 from tests.support.postgres import Databases
-
-
-class SlowRouter(FakeRouter):
-    """Answers when it is told to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.go = asyncio.Event()
-
-    async def ProbeKey(self, request: object, context: object) -> object:  # noqa: N802
-        await self.go.wait()
-        return await super().ProbeKey(request, context)
 
 
 @pytest.mark.requirement("K1", "K9")
@@ -75,12 +64,11 @@ class TestCancellation:
 
 
 @pytest.mark.requirement("K3")
-async def test_without_the_router_a_key_is_not_stored_even_unverified(
+async def test_without_the_router_a_key_is_stored_only_if_asked_and_begins_suspect(
     tmp_path: Path, keyvault_dsn: str
 ) -> None:
-    """Its provider and models could not be checked."""
     async with running_keyvault(tmp_path, keyvault_dsn, ROUTER_ADDRESS="127.0.0.1:1") as vaulted:
-        status = await refusal(vaulted.create(store_unverified=True))
+        status = await refusal(vaulted.create())
 
         assert (status.code, status.reason) == (
             grpc.StatusCode.UNAVAILABLE,
@@ -88,6 +76,13 @@ async def test_without_the_router_a_key_is_not_stored_even_unverified(
         )
         assert status.retry_after_seconds
         assert list((await vaulted.resolve()).accounts[0].keys) == []
+
+        stored = await vaulted.create(store_unverified=True)
+        assert stored.test.result == live_test_pb2.TEST_RESULT_UNREACHABLE
+        assert "router" in stored.test.detail
+        [health] = stored.key.health
+        assert health.state == key_pb2.HEALTH_STATE_SUSPECT
+        assert (await vaulted.resolve()).accounts[0].keys[0].secret == OPENAI_KEY
 
 
 @pytest.mark.requirement("K9", "O1")

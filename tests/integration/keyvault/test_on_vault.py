@@ -80,7 +80,7 @@ class TestSealedAndAway:
                 True,
                 1,
             )
-            assert [(item.version, item.record_count) for item in report.versions] == [(1, 3)]
+            assert [(item.version, item.record_count) for item in report.versions] == [(1, 4)]
 
     async def test_nothing_is_read_from_a_cache_past_its_age(
         self, tmp_path: Path, keyvault_dsn: str, own_vault: LocalVault

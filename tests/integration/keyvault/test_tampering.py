@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 import grpc
 import pytest
+from ownkey.keyvault.v1 import key_pb2
 from ownkey.keyvault.v1 import keyvault_service_pb2 as service_pb2
 
 from tests.support.keyvault import (
@@ -32,8 +33,16 @@ WHERE (mine.account_id, mine.key_id) = ($1, $2)
 """  # noqa: S608 - of constants
 
 
-async def refused(vaulted: RunningKeyvault, account: str = "demo") -> None:
-    status = await refusal(vaulted.resolve(account))
+async def refused(vaulted: RunningKeyvault, account: str = "demo", key_id: str = "main") -> None:
+    """Its key comes REJECTED and without a secret, and cannot be tested either."""
+    name = f"accounts/{account}/keys/{key_id}"
+    [resolved] = (await vaulted.resolve(account)).accounts
+    [item] = [item for item in resolved.keys if item.key.name == name]
+    [health] = item.key.health
+    assert (item.secret, health.state) == ("", key_pb2.HEALTH_STATE_REJECTED)
+    assert "damaged" in health.reason
+    assert health.next_step
+    status = await refusal(vaulted.stub.TestKey(service_pb2.TestKeyRequest(name=name)))
     assert (status.code, status.reason) == (grpc.StatusCode.DATA_LOSS, "RECORD_REFUSED")
     assert OPENAI_KEY not in f"{status}"
 
@@ -121,9 +130,7 @@ class TestSwaps:
 
         await refused(vaulted)
 
-    async def test_the_damage_of_one_account_is_not_anothers(
-        self, vaulted: RunningKeyvault
-    ) -> None:
+    async def test_the_damage_of_one_key_is_no_others(self, vaulted: RunningKeyvault) -> None:
         await vaulted.create(key_id="main")
         await vaulted.create(account="other", key_id="main")
         async with database(vaulted.dsn) as connection:
@@ -131,8 +138,20 @@ class TestSwaps:
                 "UPDATE key_secrets SET generation = 2 WHERE account_id='demo'"
             )
 
-        await refused(vaulted)
-        assert (await vaulted.resolve("other")).accounts[0].keys[0].secret == OPENAI_KEY
+            await vaulted.create(key_id="second")
+            answer = await vaulted.resolve("demo", "other")
+
+            await refused(vaulted)
+            assert [item.secret for account in answer.accounts for item in account.keys] == [
+                "",
+                OPENAI_KEY,
+                OPENAI_KEY,
+            ]
+            released = await connection.fetch(
+                "SELECT DISTINCT account_id, key_id FROM audit_events WHERE action = 'RELEASE'"
+                " ORDER BY account_id, key_id"
+            )
+            assert [tuple(row) for row in released] == [("demo", "second"), ("other", "main")]
 
 
 @pytest.mark.requirement("K9")

@@ -50,10 +50,26 @@ class TestConfig:
         with pytest.raises(ConfigError, match="https://"):
             read_config({**environ, **named})
 
+    @pytest.mark.parametrize(("age", "grace"), [("30", "30"), ("10", "600")])
+    def test_a_grace_as_long_as_the_age_is_refused(
+        self, environ: dict[str, str], age: str, grace: str
+    ) -> None:
+        settings = {"CACHE_SECONDS": age, "CACHE_GRACE_SECONDS": grace}
+        named = {f"OWNKEY_KEYVAULT_{name}": value for name, value in settings.items()}
+
+        with pytest.raises(ConfigError, match=r"CACHE_GRACE_SECONDS .* must be less than"):
+            read_config({**environ, **named})
+
+    def test_a_cache_that_is_off_needs_no_grace(self, environ: dict[str, str]) -> None:
+        config = read_config({**environ, "OWNKEY_KEYVAULT_CACHE_SECONDS": "0"})
+
+        assert config.cache_seconds == 0
+
     @pytest.mark.parametrize(
         ("name", "value"),
         [
             ("CACHE_SECONDS", "3601"),
+            ("CACHE_GRACE_SECONDS", "601"),
             ("CACHE_SECONDS", "-1"),
             ("CACHE_KEYS", "0"),
             ("VAULT_CALL_SECONDS", "0"),

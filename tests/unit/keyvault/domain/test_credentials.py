@@ -38,8 +38,11 @@ class TestCleaning:
         assert clean_secret(secret, "openai") == secret
 
     def test_a_structured_credential_passes_unchanged(self) -> None:
-        text = '{"type": "service_account", "private_key": "a b\\nc"}'
-        assert clean_secret(f" {text}\n", "google-vertex") == text
+        text = (
+            '{"accessKeyId": "AKIAIOSFODNN7EXAMPLE", "secretAccessKey": "s/e+cret", '
+            '"region": "us-east-1"}'
+        )
+        assert clean_secret(f" {text}\n", "amazon-bedrock") == text
 
     def test_the_longest_secret_passes_and_one_byte_more_does_not(self) -> None:
         assert clean_secret("k" * SECRET_BYTES_MAX, "openai")

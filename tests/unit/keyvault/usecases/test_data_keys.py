@@ -10,7 +10,12 @@ import pytest
 
 from services.keyvault.domain.envelope import WrappedKey
 from services.keyvault.errors import KekCause, KekUnavailableError
-from services.keyvault.usecases.data_keys import BATCH_MAX, BATCHES_IN_FLIGHT_MAX, DataKeys
+from services.keyvault.usecases.data_keys import (
+    BATCH_MAX,
+    BATCHES_IN_FLIGHT_MAX,
+    REFRESH_INTERVAL_SECONDS,
+    DataKeys,
+)
 from services.shared.secret import Secret
 from tests.support.clock import ManualClock
 
@@ -27,6 +32,7 @@ class CountingKek:
         self.gate = asyncio.Event()
         self.gate.set()
         self.away = False
+        self.refuses = False
 
     async def unwrap_many(self, items: Sequence[tuple[WrappedKey, bytes]]) -> list[Secret | None]:
         self.batches.append(len(items))
@@ -34,7 +40,7 @@ class CountingKek:
         if self.away:
             raise KekUnavailableError(KekCause.UNREACHABLE)
         return [
-            None if context != CONTEXT else Secret(wrapped.wrapped[::-1])
+            None if self.refuses or context != CONTEXT else Secret(wrapped.wrapped[::-1])
             for wrapped, context in items
         ]
 
@@ -58,7 +64,7 @@ def clock() -> ManualClock:
 
 
 def cache(kek: CountingKek, clock: ManualClock, **bounds: int) -> DataKeys:
-    settings = {"age_seconds_max": 300, "count_max": 1000, **bounds}
+    settings = {"age_seconds_max": 300, "grace_seconds": 0, "count_max": 1000, **bounds}
     return DataKeys(kek, clock=clock, **settings)  # type: ignore[arg-type]
 
 
@@ -91,6 +97,20 @@ class TestDataKeys:
         assert [plain(answer)[0] for answer in answers] == [
             f"{number:08}"[::-1].encode() for number in range(1000)
         ]
+
+    async def test_a_key_asked_for_as_the_last_workers_end_gets_one(
+        self, kek: CountingKek, clock: ManualClock
+    ) -> None:
+        """All workers end in one step of the loop; what queues in the same step is not left."""
+        keys = cache(kek, clock)
+        several = [wrapped(number) for number in range(BATCHES_IN_FLIGHT_MAX)]
+        first = asyncio.create_task(keys.unwrap_many(several))
+        await asyncio.sleep(0)  # The workers stand in the loop's queue,
+        second = asyncio.create_task(keys.unwrap_many([wrapped(99)]))  # and this behind them.
+
+        async with asyncio.timeout(5):
+            await first
+            assert plain(await second) == [b"99000000"]
 
     async def test_a_warm_key_needs_no_unwrap_until_it_is_too_old(
         self, kek: CountingKek, clock: ManualClock
@@ -154,3 +174,79 @@ class TestDataKeys:
 
         assert plain(await stays) == [b"10000000"]
         assert kek.batches == [1]
+
+
+async def settle() -> None:
+    """Let work that is under way end."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.requirement("K9")
+class TestGrace:
+    async def test_a_key_in_use_is_refreshed_behind_the_answers_once(
+        self, kek: CountingKek, clock: ManualClock
+    ) -> None:
+        keys = cache(kek, clock, grace_seconds=30)
+        await keys.unwrap_many([wrapped(1)])
+        clock.advance(269.9)
+        await keys.unwrap_many([wrapped(1)])
+        assert kek.batches == [1]
+
+        clock.advance(0.1)
+        kek.gate.clear()
+        answers = await asyncio.gather(*(keys.unwrap_many([wrapped(1)]) for _ in range(1000)))
+        assert {plain(answer)[0] for answer in answers} == {b"10000000"}
+        kek.gate.set()
+        await settle()
+        assert kek.batches == [1, 1]
+        clock.advance(269)
+        await keys.unwrap_many([wrapped(1)])
+        assert kek.batches == [1, 1]
+
+    async def test_without_the_kek_it_tries_once_an_interval_and_ends_at_the_hard_age(
+        self, kek: CountingKek, clock: ManualClock
+    ) -> None:
+        keys = cache(kek, clock, grace_seconds=30)
+        await keys.unwrap_many([wrapped(1)])
+        kek.away = True
+        clock.advance(270)
+        for _ in range(29):
+            for _ in range(100):
+                assert plain(await keys.unwrap_many([wrapped(1)])) == [b"10000000"]
+            await settle()
+            clock.advance(REFRESH_INTERVAL_SECONDS)
+        assert len(kek.batches) == 1 + 29
+
+        clock.advance(1)
+        with pytest.raises(KekUnavailableError):
+            await keys.unwrap_many([wrapped(1)])
+
+    async def test_a_refresh_that_is_refused_ends_the_entry(
+        self, kek: CountingKek, clock: ManualClock
+    ) -> None:
+        keys = cache(kek, clock, grace_seconds=30)
+        await keys.unwrap_many([wrapped(1)])
+        clock.advance(270)
+        kek.refuses = True
+        await keys.unwrap_many([wrapped(1)])
+        await settle()
+
+        assert await keys.unwrap_many([wrapped(1)]) == [None]
+
+    async def test_refreshes_wait_while_cold_keys_do(
+        self, kek: CountingKek, clock: ManualClock
+    ) -> None:
+        keys = cache(kek, clock, grace_seconds=30, count_max=5000)
+        await keys.unwrap_many([wrapped(number) for number in range(1000)])
+        clock.advance(270)
+        kek.batches.clear()
+        kek.gate.clear()
+        calls = [asyncio.create_task(keys.unwrap_many([wrapped(n)])) for n in range(1000, 3000)]
+        await settle()
+        await keys.unwrap_many([wrapped(number) for number in range(1000)])
+        kek.gate.set()
+        await asyncio.gather(*calls)
+        await settle()
+
+        assert sum(kek.batches) == 2000

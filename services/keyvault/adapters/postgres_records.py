@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records of all accounts in PostgreSQL: counting, walking through and exchanging them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from services.keyvault.adapters import key_rows
+from services.keyvault.adapters.kek_floors import check_floor
+from services.keyvault.domain.envelope import Record, WrappedKey
+from services.keyvault.errors import KekVersionInUseError
+from services.keyvault.usecases.ports import RecordName, StoredSecret
+from services.shared.postgres import Connection, Database
+
+_COUNT = """
+SELECT kek_name, kek_version, sum(records)::bigint AS records FROM (
+    SELECT kek_name, kek_version, count(*) AS records FROM key_secrets GROUP BY 1, 2
+    UNION ALL
+    SELECT kek_name, kek_version, count(*) FROM service_keys GROUP BY 1, 2
+) counts GROUP BY kek_name, kek_version
+"""
+_COUNT_BELOW = """
+SELECT (SELECT count(*) FROM key_secrets WHERE kek_name = $1 AND kek_version < $2)
+     + (SELECT count(*) FROM service_keys WHERE kek_name = $1 AND kek_version < $2) AS records
+"""
+_COUNT_AFTER = """
+SELECT count(*) AS records FROM key_secrets
+WHERE (account_id, key_id, version) > ($1::text, $2::text, $3::bigint)
+    AND ($4::text = '' OR account_id = $4)
+"""
+_SELECT = """
+SELECT k.provider, v.generation AS known_generation, s.* FROM key_secrets s
+    JOIN key_versions v USING (account_id, key_id, version)
+    JOIN keys k USING (account_id, key_id)
+"""
+_SELECT_OUTDATED = f"""{_SELECT}
+WHERE s.kek_name = $1 AND s.kek_version < $2
+    AND (s.account_id, s.key_id, s.version) > ($3::text, $4::text, $5::bigint)
+ORDER BY s.account_id, s.key_id, s.version LIMIT $6
+"""
+_SELECT_AFTER = f"""{_SELECT}
+WHERE (s.account_id, s.key_id, s.version) > ($1::text, $2::text, $3::bigint)
+    AND ($4::text = '' OR s.account_id = $4)
+ORDER BY s.account_id, s.key_id, s.version LIMIT $5
+"""
+# Both compare and swap: a record that was written anew meanwhile is left as it is.
+_EXCHANGE_DATA_KEYS = """
+UPDATE key_secrets s SET wrapped_dek = n.wrapped, kek_version = n.kek_version
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::bytea[], $6::bigint[])
+    AS n (account_id, key_id, version, known, wrapped, kek_version)
+WHERE (s.account_id, s.key_id, s.version) = (n.account_id, n.key_id, n.version)
+    AND s.wrapped_dek = n.known
+RETURNING 1
+"""
+_EXCHANGE_RECORD = """
+WITH exchanged AS (
+    UPDATE key_secrets
+    SET format_version = $4, algorithm = $5, kek_name = $6, kek_version = $7, generation = $8,
+        wrapped_dek = $9, nonce = $10, ciphertext = $11, commitment = $12
+    WHERE (account_id, key_id, version) = ($1, $2, $3) AND wrapped_dek = $13 AND generation = $14
+    RETURNING account_id, key_id, version, generation
+)
+UPDATE key_versions v SET generation = e.generation FROM exchanged e
+WHERE (v.account_id, v.key_id, v.version) = (e.account_id, e.key_id, e.version)
+"""
+_MAKE_FLOOR = "INSERT INTO kek_floors (kek_name) VALUES ($1) ON CONFLICT DO NOTHING"
+_RAISE_FLOOR = """
+UPDATE kek_floors SET lowest_version = greatest(lowest_version, $2) WHERE kek_name = $1
+"""
+_BEFORE_ALL = ("", "", 0)
+
+
+class PostgresRecords:
+    """
+    The records.
+
+    Args:
+        database: The service's database, open.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def count(self) -> Mapping[tuple[str, int], int]:
+        """Count wrapped keys, keyvault's own included, by the version that wraps them."""
+        rows = await self._database.fetch(_COUNT)
+        return {(row["kek_name"], row["kek_version"]): row["records"] for row in rows}
+
+    async def count_after(self, after: RecordName | None, *, account: str) -> int:
+        """Count records after one, of an account or of all."""
+        row = await self._database.fetchrow(_COUNT_AFTER, *_place(after), account)
+        return row["records"] if row else 0
+
+    async def outdated(
+        self, kek_name: str, *, below: int, after: RecordName | None, limit: int
+    ) -> list[StoredSecret]:
+        """Return records wrapped by a version below one, in the order of their names."""
+        rows = await self._database.fetch(_SELECT_OUTDATED, kek_name, below, *_place(after), limit)
+        return [key_rows.stored_secret(row) for row in rows]
+
+    async def after(
+        self, after: RecordName | None, *, account: str, limit: int
+    ) -> list[StoredSecret]:
+        """Return records after one, of an account or of all, in the order of their names."""
+        rows = await self._database.fetch(_SELECT_AFTER, *_place(after), account, limit)
+        return [key_rows.stored_secret(row) for row in rows]
+
+    async def exchange_data_keys(self, items: Sequence[tuple[StoredSecret, WrappedKey]]) -> int:
+        """Store other wrapped keys where the old ones still stand; return how many did."""
+
+        async def unit(connection: Connection) -> int:
+            await check_floor(connection, [data_key for _, data_key in items])
+            exchanged = await connection.fetch(
+                _EXCHANGE_DATA_KEYS,
+                [stored.binding.account for stored, _ in items],
+                [stored.binding.key_id for stored, _ in items],
+                [stored.binding.version for stored, _ in items],
+                [stored.record.data_key.wrapped for stored, _ in items],
+                [data_key.wrapped for _, data_key in items],
+                [data_key.kek_version for _, data_key in items],
+            )
+            return len(exchanged)
+
+        return await self._database.run(unit)
+
+    async def exchange_records(self, items: Sequence[tuple[StoredSecret, Record]]) -> int:
+        """Store other records where the old ones still stand; return how many did."""
+
+        async def unit(connection: Connection) -> int:
+            await check_floor(connection, [record.data_key for _, record in items])
+            done = 0
+            for stored, record in items:
+                of = (stored.binding.account, stored.binding.key_id, stored.binding.version)
+                tag = await connection.execute(
+                    _EXCHANGE_RECORD,
+                    *of,
+                    record.format_version,
+                    record.algorithm,
+                    record.data_key.kek_name,
+                    record.data_key.kek_version,
+                    record.generation,
+                    record.data_key.wrapped,
+                    record.nonce,
+                    record.ciphertext,
+                    record.commitment,
+                    stored.record.data_key.wrapped,
+                    stored.record.generation,
+                )
+                done += tag == "UPDATE 1"
+            return done
+
+        return await self._database.run(unit)
+
+    async def make_floor(self, kek_name: str) -> None:
+        """Make a key-encryption key known, with no version retired; no effect where it is."""
+        await self._database.execute(_MAKE_FLOOR, kek_name)
+
+    async def raise_floor(self, kek_name: str, lowest: int) -> None:
+        """Refuse versions below one from now on; see the port."""
+
+        async def unit(connection: Connection) -> None:
+            await connection.execute(_RAISE_FLOOR, kek_name, lowest)
+            row = await connection.fetchrow(_COUNT_BELOW, kek_name, lowest)
+            if row is None or row["records"]:
+                raise KekVersionInUseError(kek_name, lowest, row["records"] if row else 0)
+
+        await self._database.run(unit)
+
+
+def _place(after: RecordName | None) -> tuple[str, str, int]:
+    return (after.account, after.key_id, after.version) if after else _BEFORE_ALL
