@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -13,12 +14,17 @@ from services.shared.logging import configure
 from services.shared.migrate import migrate
 from services.shared.server import run, serve_until_stopped
 
+GC_THRESHOLDS = (50_000, 20, 100)
+
 COMMANDS = ("serve", "migrate")
 
 
 async def _serve() -> None:
     config = read_config(os.environ)
     configure(service="ledger", style=config.log_format)
+    # A batch makes tens of thousands of values that live for milliseconds and hold no cycles: to
+    # look through them as often as Python does by default costs a sixth of the throughput.
+    gc.set_threshold(*GC_THRESHOLDS)
     async with ledger(config) as spec:
         await serve_until_stopped(spec)
 

@@ -12,8 +12,10 @@ from pathlib import Path
 import grpc.aio
 from ownkey.ledger.v1 import ledger_service_pb2_grpc as pb_grpc
 
+from services.ledger.adapters.chains import PostgresChainStore
 from services.ledger.adapters.plan_file import load_plans
 from services.ledger.adapters.reader import PostgresLedgerReader
+from services.ledger.adapters.retention import PostgresRetention
 from services.ledger.adapters.store import PostgresLedgerStore
 from services.ledger.config import LedgerConfig
 from services.ledger.rpc.policy import POLICY, SERVICE
@@ -21,6 +23,9 @@ from services.ledger.rpc.servicer import LedgerServicer
 from services.ledger.rpc.status import TABLE
 from services.ledger.usecases.accounts import Accounts
 from services.ledger.usecases.attempts import Attempts
+from services.ledger.usecases.chain import Chains
+from services.ledger.usecases.lanes import LaneLimits
+from services.ledger.usecases.retention import Retention
 from services.ledger.usecases.sweep import Sweeper
 from services.shared.boundary import Boundary
 from services.shared.clock import Clock, SystemClock
@@ -37,6 +42,9 @@ SCHEMA_CODE = 1
 SCHEMA_NEEDED = 1
 """The lowest schema number that this code works on."""
 
+SPARE_CONNECTIONS = 2
+"""Connections besides the lanes': for operations, reads and the sweeper."""
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -50,7 +58,7 @@ async def ledger(config: LedgerConfig, *, clock: Clock | None = None) -> AsyncIt
         clock: Time; the machine's if None.
 
     Yields:
-        What to serve. The sweeper runs meanwhile.
+        What to serve. The sweeper runs meanwhile, entries are chained and old rows forgotten.
 
     Raises:
         ConfigError: If plans, secrets or schema cannot be used.
@@ -63,25 +71,41 @@ async def ledger(config: LedgerConfig, *, clock: Clock | None = None) -> AsyncIt
     database = Database(
         read_secret_file(config.database_dsn_file).reveal(),
         application_name="ownkey-ledger",
-        pool_size=config.database_pool_size,
+        pool_size=config.lanes + SPARE_CONNECTIONS,
+        pooled=config.database_pooler == "pgbouncer",
     )
     await database.open()
-    sweeping: asyncio.Task[None] | None = None
+    background: list[asyncio.Task[None]] = []
     try:
         await check_schema(database, code=SCHEMA_CODE, needed=SCHEMA_NEEDED)
         store, reader = PostgresLedgerStore(database), PostgresLedgerReader(database)
-        lease = timedelta(seconds=config.lease_seconds)
+        chains = Chains(store=PostgresChainStore(database), key=key, clock=clock)
         servicer = LedgerServicer(
             store=store,
             reader=reader,
+            chains=chains,
             plans=plans,
-            attempts=Attempts(store=store, plans=plans, lease=lease),
+            attempts=Attempts(
+                store=store,
+                plans=plans,
+                lease=timedelta(seconds=config.lease_seconds),
+                limits=_lane_limits(config),
+            ),
             accounts=Accounts(plans=plans, receipt_key=key, reader=reader),
             key=key,
             new_id=new_id,
         )
         sweeper = Sweeper(store=store, clock=clock, interval_seconds=config.sweep_seconds)
-        sweeping = asyncio.create_task(sweeper.run(), name="ledger-sweeper")
+        retention = Retention(
+            store=PostgresRetention(database, days=config.retention_days),
+            clock=clock,
+            interval_seconds=config.retention_seconds,
+        )
+        background = [
+            asyncio.create_task(retention.run(), name="ledger-retention"),
+            asyncio.create_task(sweeper.run(), name="ledger-sweeper"),
+            asyncio.create_task(chains.run(), name="ledger-chains"),
+        ]
 
         def register(server: grpc.aio.Server) -> None:
             pb_grpc.add_LedgerServiceServicer_to_server(servicer, server)
@@ -94,8 +118,16 @@ async def ledger(config: LedgerConfig, *, clock: Clock | None = None) -> AsyncIt
             drain_seconds=config.drain_seconds,
         )
     finally:
-        if sweeping is not None:
-            sweeping.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await sweeping
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         await database.close()
+
+
+def _lane_limits(config: LedgerConfig) -> LaneLimits:
+    return LaneLimits(
+        count=config.lanes,
+        queue_max=config.lane_queue,
+        batch_max=config.batch_size,
+        one_bucket=config.batch_buckets == "one",
+    )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.ledger.usecases.retention import RETENTION_DAYS_MIN
 from services.shared.config import (
     choice,
     existing_file,
@@ -36,11 +37,37 @@ class LedgerConfig:
         "file with the DSN of the ledger's PostgreSQL database, mode 0600",
         parse=existing_file,
     )
-    database_pool_size: int = setting(
-        "OWNKEY_LEDGER_DATABASE_POOL_SIZE",
-        "connections held at most, 2 to 100; more than the server's cores help little",
-        default=10,
-        parse=whole(2, 100),
+    database_pooler: str = setting(
+        "OWNKEY_LEDGER_DATABASE_POOLER",
+        "none, or pgbouncer where one in transaction mode stands before the database: statements "
+        "are not kept prepared, and the role must carry the session settings",
+        default="none",
+        parse=choice("none", "pgbouncer"),
+    )
+    lanes: int = setting(
+        "OWNKEY_LEDGER_LANES",
+        "batches under way at the same time, 1 to 64; connections are as many and two more",
+        default=2,
+        parse=whole(1, 64),
+    )
+    lane_queue: int = setting(
+        "OWNKEY_LEDGER_LANE_QUEUE",
+        "commands that wait in a lane at most, 1 to 100000; more are refused as overload",
+        default=4096,
+        parse=whole(1, 100_000),
+    )
+    batch_size: int = setting(
+        "OWNKEY_LEDGER_BATCH_SIZE",
+        "commands of one batch at most, 1 to 4096",
+        default=512,
+        parse=whole(1, 4096),
+    )
+    batch_buckets: str = setting(
+        "OWNKEY_LEDGER_BATCH_BUCKETS",
+        "many, or one where the database is sharded by bucket (Citus): a batch then stays on one "
+        "shard",
+        default="many",
+        parse=choice("many", "one"),
     )
     tokens_dir: Path = setting(
         "OWNKEY_LEDGER_TOKENS_DIR",
@@ -65,6 +92,19 @@ class LedgerConfig:
         "time between two looks for leases that ran out, 0.1 to 600",
         default=5.0,
         parse=seconds(0.1, 600),
+    )
+    retention_days: int = setting(
+        "OWNKEY_LEDGER_RETENTION_DAYS",
+        "how long requests, their attempts and the answers of operations are kept, 400 to 3650; "
+        "entries, usage and budgets are kept for good",
+        default=RETENTION_DAYS_MIN,
+        parse=whole(RETENTION_DAYS_MIN, 3650),
+    )
+    retention_seconds: float = setting(
+        "OWNKEY_LEDGER_RETENTION_SECONDS",
+        "time between two looks for what is older than that, 0.1 to 86400",
+        default=600.0,
+        parse=seconds(0.1, 86_400),
     )
     drain_seconds: float = setting(
         "OWNKEY_LEDGER_DRAIN_SECONDS",

@@ -94,17 +94,6 @@ class OwnKeysUnknownError(ServiceError):
         )
 
 
-class FieldNotSupportedError(ServiceError):
-    """A field whose effect is not served yet."""
-
-    def __init__(self, field: str) -> None:
-        super().__init__(
-            f"{field} is not served yet, and keeping it without effect would mislead; leave it "
-            "unset",
-            metadata={"field": field},
-        )
-
-
 class Refusal(ServiceError):  # noqa: N818 - it is recorded as an answer, not as a fault
     """Base of the recorded refusals; never raised directly."""
 
@@ -175,6 +164,30 @@ class FallbackCapReachedError(Refusal):
     """A fallback past the account's daily cap."""
 
     reason = "FALLBACK_CAP_REACHED"
+
+
+class PriceRequiredError(Refusal):
+    """A fee or a spending limit needs a price, and the model has none."""
+
+    reason = "PRICE_REQUIRED"
+
+
+class OwnKeyLimitReachedError(Refusal):
+    """An own key's monthly spending limit is reached."""
+
+    reason = "OWN_KEY_LIMIT_REACHED"
+
+
+class ChargeNotRefundableError(Refusal):
+    """An attempt that cannot be refunded."""
+
+    reason = "CHARGE_NOT_REFUNDABLE"
+
+
+class RefundExceedsChargeError(Refusal):
+    """Less is left to refund than was asked for."""
+
+    reason = "REFUND_EXCEEDS_CHARGE"
 
 
 class CreditsNotPossibleError(Refusal):

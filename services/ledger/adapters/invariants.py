@@ -132,6 +132,18 @@ WHERE {_PAGE} AND x.remaining <> e.summed ORDER BY a.account_id, x.number
         sentence="grant {grant_id} has {remaining} left; its entries sum to {summed}",
     ),
     Invariant(
+        name="months_are_granted_once",
+        query=f"""
+SELECT a.account_id, a.period_count, g.last FROM accounts a
+CROSS JOIN LATERAL (
+    SELECT coalesce(max(substr(x.grant_id, 2)::bigint) + 1, 0) AS last
+    FROM grants x WHERE {_SAME} AND x.kind = 'MONTHLY' AND x.grant_id ~ '^m[0-9]+$') g
+WHERE {_PAGE} AND a.period_count <> g.last
+""",  # noqa: S608
+        sentence="the account was granted {period_count} months; its last monthly grant is of "
+        "month {last}",
+    ),
+    Invariant(
         name="reserved_is_open_holds",
         query=f"""
 SELECT a.account_id, a.reserved, h.held FROM accounts a
@@ -159,41 +171,111 @@ ORDER BY a.account_id, x.number
         "does not run",
     ),
     Invariant(
+        name="budgets_are_attempts",
+        query=f"""
+SELECT DISTINCT ON (a.account_id) a.account_id, b.key, b.month, b.held_nano_usd, b.spent_nano_usd,
+    b.held, b.spent
+FROM accounts a CROSS JOIN LATERAL (
+    SELECT key, month, coalesce(k.held_nano_usd, 0) AS held_nano_usd,
+        coalesce(k.spent_nano_usd, 0) AS spent_nano_usd,
+        coalesce(t.held, 0) AS held, coalesce(t.spent, 0) AS spent
+    FROM (SELECT * FROM key_budgets x WHERE {_SAME}) k
+    FULL JOIN (
+        SELECT x.key, date_trunc('month', x.create_time AT TIME ZONE 'UTC')::date AS month,
+            sum(CASE WHEN last.state IS NULL THEN x.worst_case_nano_usd ELSE 0 END)::bigint AS held,
+            sum(CASE WHEN last.state IS NULL OR last.state = 'RELEASED' THEN 0
+                WHEN last.capture IS NULL THEN x.worst_case_nano_usd
+                ELSE coalesce(last.vendor_cost_nano_usd, 0) END)::bigint AS spent
+        FROM authorizations x
+        LEFT JOIN LATERAL (
+            SELECT s.state, s.capture, s.vendor_cost_nano_usd FROM settlements s
+            WHERE s.bucket = x.bucket AND s.account_id = x.account_id
+                AND s.request_id = x.request_id AND s.claimant = x.claimant
+                AND s.sequence = x.sequence
+            ORDER BY s.revision DESC LIMIT 1) last ON true
+        WHERE {_SAME} AND x.funding = 'OWN_KEY' AND x.worst_case_nano_usd IS NOT NULL
+        GROUP BY 1, 2) t USING (key, month)) b
+WHERE {_PAGE} AND (a.retained_from IS NULL OR b.month > a.retained_from AT TIME ZONE 'UTC')
+    AND (b.held_nano_usd <> b.held OR b.spent_nano_usd <> b.spent)
+ORDER BY a.account_id, b.key, b.month
+""",  # noqa: S608
+        sentence="the budget of {key} for the month of {month} holds {held_nano_usd} nano-USD and "
+        "has spent {spent_nano_usd}; its attempts hold {held} and have spent {spent}",
+    ),
+    Invariant(
+        name="allowance_is_attempts",
+        query=f"""
+SELECT a.account_id, a.allowance_used, t.taken FROM accounts a
+CROSS JOIN LATERAL (
+    SELECT count(*) AS taken FROM authorizations x
+    LEFT JOIN LATERAL (
+        SELECT (s.capture->>'delivered')::boolean AS delivered, true AS settled FROM settlements s
+        WHERE s.bucket = x.bucket AND s.account_id = x.account_id
+            AND s.request_id = x.request_id AND s.claimant = x.claimant
+            AND s.sequence = x.sequence
+        ORDER BY s.revision DESC LIMIT 1) last ON true
+    WHERE {_SAME} AND x.allowance_month = a.allowance_month
+        AND (last.settled IS NULL OR last.delivered)) t
+WHERE {_PAGE} AND a.allowance_used <> t.taken
+    AND (a.retained_from IS NULL OR a.allowance_month > a.retained_from AT TIME ZONE 'UTC')
+""",  # noqa: S608
+        sentence="the account counts {allowance_used} free requests this month; its attempts take "
+        "{taken}",
+    ),
+    Invariant(
         name="charges_are_entries",
         query=f"""
-SELECT a.account_id, e.summed, s.settled FROM accounts a
+SELECT a.account_id, bad.name, bad.summed, bad.settled FROM accounts a
 CROSS JOIN LATERAL (
-    SELECT coalesce(sum(CASE WHEN x.credit = 'SPENT' THEN x.amount ELSE 0 END
-        - CASE WHEN x.debit = 'SPENT' THEN x.amount ELSE 0 END), 0)::bigint AS summed
-    FROM entries x WHERE {_SAME}) e
-CROSS JOIN LATERAL (
-    SELECT coalesce(sum(z.charged - z.fee + z.absorbed), 0)::bigint AS settled FROM (
-        SELECT DISTINCT ON (x.request_id, x.claimant, x.sequence) x.charged, x.fee, x.absorbed
-        FROM settlements x WHERE {_SAME}
-        ORDER BY x.request_id, x.claimant, x.sequence, x.revision DESC) z) s
-WHERE {_PAGE} AND e.summed <> s.settled
+    SELECT name, coalesce(e.summed, 0) AS summed, coalesce(s.settled, 0) AS settled
+    FROM (
+        SELECT x.authorization_id AS name, min(x.create_time) AS first,
+            sum(CASE WHEN x.credit IN ('SPENT', 'FEES') THEN x.amount ELSE 0 END
+            - CASE WHEN x.debit IN ('SPENT', 'FEES') THEN x.amount ELSE 0 END)::bigint AS summed
+        FROM entries x WHERE {_SAME} AND x.authorization_id <> '' GROUP BY 1) e
+    FULL JOIN (
+        SELECT DISTINCT ON (x.request_id, x.claimant, x.sequence)
+            'r' || x.request_id || '-' || y.run || '-' || x.sequence AS name,
+            x.charged + x.absorbed AS settled
+        FROM settlements x JOIN authorizations y
+            ON y.bucket = x.bucket AND y.account_id = x.account_id
+            AND y.request_id = x.request_id AND y.claimant = x.claimant
+            AND y.sequence = x.sequence
+        WHERE {_SAME}
+        ORDER BY x.request_id, x.claimant, x.sequence, x.revision DESC) s USING (name)
+    WHERE coalesce(e.summed, 0) <> coalesce(s.settled, 0)
+        AND (s.settled IS NOT NULL OR a.retained_from IS NULL OR e.first >= a.retained_from)
+    ORDER BY name LIMIT 1) bad
+WHERE {_PAGE}
 """,  # noqa: S608
-        sentence="the entries for work sum to {summed}; the settlements sum to {settled}",
+        sentence="the entries of attempt {name} for work and fees sum to {summed}; it was settled "
+        "for {settled}",
     ),
     Invariant(
         name="usage_is_settlements",
         query=f"""
-SELECT a.account_id, u.cost, s.settled_cost, u.charged, s.settled_charge FROM accounts a
+SELECT a.account_id, u.cost, s.settled_cost, u.charged, s.settled_charge, u.fee, s.settled_fee
+FROM accounts a
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(x.vendor_cost_nano_usd), 0)::bigint AS cost,
-        coalesce(sum(x.charged_nano_credits), 0)::bigint AS charged
-    FROM usage_days x WHERE {_SAME}) u
+        coalesce(sum(x.charged_nano_credits), 0)::bigint AS charged,
+        coalesce(sum(x.fee_nano_credits), 0)::bigint AS fee
+    FROM usage_days x WHERE {_SAME}
+        AND (a.retained_from IS NULL OR x.day >= a.retained_from AT TIME ZONE 'UTC')) u
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(z.vendor_cost_nano_usd), 0)::bigint AS settled_cost,
-        coalesce(sum(z.charged), 0)::bigint AS settled_charge FROM (
+        coalesce(sum(z.charged), 0)::bigint AS settled_charge,
+        coalesce(sum(z.fee), 0)::bigint AS settled_fee FROM (
         SELECT DISTINCT ON (x.request_id, x.claimant, x.sequence)
-            x.vendor_cost_nano_usd, x.charged
+            x.vendor_cost_nano_usd, x.charged, x.fee, x.settle_time
         FROM settlements x WHERE {_SAME}
-        ORDER BY x.request_id, x.claimant, x.sequence, x.revision DESC) z) s
-WHERE {_PAGE} AND (u.cost <> s.settled_cost OR u.charged <> s.settled_charge)
+        ORDER BY x.request_id, x.claimant, x.sequence, x.revision DESC) z
+    WHERE a.retained_from IS NULL OR z.settle_time >= a.retained_from) s
+WHERE {_PAGE} AND (u.cost <> s.settled_cost OR u.charged <> s.settled_charge
+    OR u.fee <> s.settled_fee)
 """,  # noqa: S608
-        sentence="usage sums to {cost} nano-USD and {charged} nano-credits; the settlements sum to "
-        "{settled_cost} and {settled_charge}",
+        sentence="usage sums to {cost} nano-USD and {charged} nano-credits, {fee} of them fees; "
+        "the settlements sum to {settled_cost}, {settled_charge} and {settled_fee}",
     ),
     Invariant(
         name="epochs_have_no_gap",

@@ -29,7 +29,7 @@ LEFT JOIN LATERAL (
 
 _ATTEMPTS = f"""
 SELECT a.* FROM authorizations a {_LAST_SETTLEMENT}
-WHERE a.bucket = $1 AND a.account_id = $2 AND a.number < $3
+WHERE a.bucket = $1 AND a.account_id = $2 AND a.number > 0 AND a.number < $3
     AND ($4::text IS NULL OR coalesce(last.state, 'OPEN') = $4)
 ORDER BY a.number DESC LIMIT $5
 """  # noqa: S608 - every part is a constant

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import astuple
 from typing import Any
 
 from services.ledger.domain.accounts import Account, Grant, GrantKind, Totals
 from services.ledger.domain.book import Charge, Part
+from services.ledger.domain.budgets import KeyBudget
 from services.ledger.domain.entries import Cause, Entry, EntryKind, SubLedger
+from services.ledger.domain.fees import FeeBasis, FeeSource, FeeTerms
 from services.ledger.domain.files import ModeChange, RecordedOperation, RecordedRefusal
 from services.ledger.domain.modes import (
     BillingMode,
@@ -63,6 +66,10 @@ def account_of(row: Row) -> Account:
         fallback_daily_cap=row["fallback_daily_cap"],
         fallback_day=row["fallback_day"],
         fallback_used=row["fallback_used"],
+        allowance_month=row["allowance_month"],
+        allowance_used=row["allowance_used"],
+        first_period=row["first_period"],
+        period_count=row["period_count"],
         pause_time=row["pause_time"],
         paused_for=row["paused_for"],
         totals=Totals(**{name: row[name] for name in TOTALS}),
@@ -86,6 +93,10 @@ def account_values(account: Account) -> tuple[Any, ...]:
         account.fallback_daily_cap,
         account.fallback_day,
         account.fallback_used,
+        account.allowance_month,
+        account.allowance_used,
+        account.first_period,
+        account.period_count,
         account.pause_time,
         account.paused_for,
         *(getattr(account.totals, name) for name in TOTALS),
@@ -190,12 +201,37 @@ def authorization_of(row: Row) -> Authorization:
             row["markup_parts_per_million"],
             row["fixed_nano_credits"],
         ),
+        fee_terms=_fee_terms_of(row),
+        allowance_month=row["allowance_month"],
         key=row["key"],
         key_version=row["key_version"],
         key_etag=row["key_etag"],
+        key_limit_nano_usd=row["key_limit_nano_usd"],
         worst_case_nano_usd=row["worst_case_nano_usd"],
         hold=_parts(row["hold_grants"], row["hold_amounts"]),
         create_time=row["create_time"],
+    )
+
+
+def _fee_terms_of(row: Row) -> FeeTerms | None:
+    if row["fee_basis"] is None:
+        return None
+    return FeeTerms(
+        FeeBasis(row["fee_basis"]),
+        row["fee_rate_parts_per_million"],
+        FeeSource(row["fee_source"]),
+        row["fee_cap_nano_credits"],
+    )
+
+
+def _fee_terms_values(terms: FeeTerms | None) -> tuple[Any, ...]:
+    if terms is None:
+        return (None, None, None, None)
+    return (
+        terms.basis.value,
+        terms.rate_parts_per_million,
+        terms.source.value,
+        terms.cap_nano_credits,
     )
 
 
@@ -221,13 +257,16 @@ def authorization_values(attempt: Authorization) -> tuple[Any, ...]:
         attempt.price_terms.credit_value_nano_usd,
         attempt.price_terms.markup_parts_per_million,
         attempt.price_terms.fixed_nano_credits,
+        *_fee_terms_values(attempt.fee_terms),
+        attempt.allowance_month,
         attempt.key,
         attempt.key_version,
         attempt.key_etag,
+        attempt.key_limit_nano_usd,
         attempt.worst_case_nano_usd,
         attempt.held,
-        [part.grant_id for part in attempt.hold],
-        [part.amount for part in attempt.hold],
+        _array(part.grant_id for part in attempt.hold),
+        _array(part.amount for part in attempt.hold),
         attempt.create_time,
     )
 
@@ -240,8 +279,9 @@ def settlement_of(row: Row) -> Settlement:
         terms_digest=row["terms_digest"],
         capture=capture_of(row["capture"]),
         outcome=row["outcome"],
-        charge=Charge(parts, row["overdraft"], row["absorbed"]),
+        charge=Charge(parts, row["overdraft"], row["absorbed"], row["invoiced"]),
         settle_time=row["settle_time"],
+        refunded=row["refunded"],
     )
 
 
@@ -261,10 +301,13 @@ def settlement_values(
         settlement.outcome,
         capture.vendor_cost_nano_usd if capture else None,
         charge.customer,
+        0 if attempt.funding is Funding.CREDITS else charge.customer,
         charge.overdraft,
         charge.absorbed,
-        [part.grant_id for part in charge.parts],
-        [part.amount for part in charge.parts],
+        charge.invoiced,
+        settlement.refunded,
+        _array(part.grant_id for part in charge.parts),
+        _array(part.amount for part in charge.parts),
         settlement.settle_time,
     )
 
@@ -425,8 +468,18 @@ def usage_values(key: UsageKey, usage: UsageSum) -> tuple[Any, ...]:
         usage.vendor_cost_nano_usd,
         usage.charged_nano_credits,
         usage.fee_nano_credits,
-        *astuple(usage.units),
+        *usage.units.counts(),
     )
+
+
+def budget_of(row: Row) -> KeyBudget:
+    """Read a key's month."""
+    return KeyBudget(row["key"], row["month"], row["held_nano_usd"], row["spent_nano_usd"])
+
+
+def budget_values(budget: KeyBudget) -> tuple[Any, ...]:
+    """Write a key's month, in the order of UPSERT_BUDGET's parameters after the account's key."""
+    return (budget.key, budget.month, budget.held_nano_usd, budget.spent_nano_usd)
 
 
 def capture_of(text: str | None) -> Capture | None:
@@ -446,7 +499,7 @@ def capture_json(capture: Capture | None) -> str | None:
     """Write a usage; counts of zero are left out."""
     if capture is None:
         return None
-    counts = zip(UsageUnits.__slots__, astuple(capture.units), strict=True)
+    counts = zip(UsageUnits.__slots__, capture.units.counts(), strict=True)
     return json.dumps(
         {
             "vendor_cost_nano_usd": capture.vendor_cost_nano_usd,
@@ -459,6 +512,11 @@ def capture_json(capture: Capture | None) -> str | None:
 
 def _parts(grants: list[str], amounts: list[int]) -> tuple[Part, ...]:
     return tuple(Part(*part) for part in zip(grants, amounts, strict=True))
+
+
+def _array(values: Iterable[str | int]) -> str:
+    """Write a PostgreSQL array of ids or numbers, which need no quotes, as its text."""
+    return "{" + ",".join(map(str, values)) + "}"
 
 
 def _receipt_of(account_id: str, row: Row, stored: dict[str, Any]) -> PauseReceipt:

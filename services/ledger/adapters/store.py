@@ -3,18 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import date
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import asyncpg
 
 from services.ledger.adapters import records
 from services.ledger.adapters import statements as sql
-from services.ledger.domain.accounts import bucket_of
+from services.ledger.domain.accounts import bucket_of, month_of
 from services.ledger.domain.book import Book
 from services.ledger.domain.files import AccountFile
-from services.ledger.domain.usage import UsageKey, UsageSum
 from services.ledger.usecases.ports import LapsedRun, UnitRefusedError, Wanted
 from services.shared.postgres import Connection, Database
 
@@ -37,12 +35,12 @@ class PostgresLedgerStore:
         self, wanted: Sequence[Wanted], work: Callable[[Mapping[str, AccountFile]], T]
     ) -> T:
         """Run one unit of work; see LedgerStore."""
-        bucket = _bucket(wanted)
 
         async def unit(connection: Connection) -> T:
-            files = await _load(connection, bucket, wanted, lock=True)
+            rows = _Rows(connection, wanted)
+            files = await _load(rows, wanted, lock=True)
             result = work(files)
-            await _save(connection, bucket, files)
+            await _save(rows, files)
             return result
 
         try:
@@ -54,10 +52,9 @@ class PostgresLedgerStore:
         self, wanted: Sequence[Wanted], work: Callable[[Mapping[str, AccountFile]], T]
     ) -> T:
         """Run a unit of work that is not written back; see LedgerStore."""
-        bucket = _bucket(wanted)
 
         async def unit(connection: Connection) -> T:
-            return work(await _load(connection, bucket, wanted, lock=False))
+            return work(await _load(_Rows(connection, wanted), wanted, lock=False))
 
         return await self._database.run(unit, isolation="repeatable_read", readonly=True)
 
@@ -67,23 +64,57 @@ class PostgresLedgerStore:
         return [LapsedRun(row["account_id"], str(row["request_id"])) for row in rows]
 
 
-def _bucket(wanted: Sequence[Wanted]) -> int:
-    (bucket,) = {bucket_of(one.account_id) for one in wanted}
-    return bucket
+class _Rows:
+    """
+    Runs statements on the rows of one unit of work.
+
+    A unit on one bucket uses the texts that filter on it, whatever the server.
+
+    Args:
+        connection: Inside the unit's transaction.
+        wanted: What the unit needs.
+    """
+
+    def __init__(self, connection: Connection, wanted: Sequence[Wanted]) -> None:
+        self.connection = connection
+        self._buckets = {one.account_id: bucket_of(one.account_id) for one in wanted}
+        self._one_bucket = len(set(self._buckets.values())) == 1
+
+    async def fetch(
+        self, statement: sql.Statement, rows: Collection[tuple[Any, ...]]
+    ) -> list[asyncpg.Record]:
+        """
+        Run one statement.
+
+        Args:
+            statement: The statement.
+            rows: Its rows, at least one, each beginning with the account's id.
+        """
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        buckets = [self._buckets[account_id] for account_id in columns[0]]
+        found: list[asyncpg.Record]
+        if self._one_bucket:
+            found = await self.connection.fetch(statement.one_bucket, buckets[0], *columns)
+        else:
+            found = await self.connection.fetch(statement.many_buckets, buckets, *columns)
+        return found
+
+    def bucket(self, account_id: str) -> int:
+        """Return the bucket of an account of this unit."""
+        return self._buckets[account_id]
 
 
-async def _load(
-    connection: Connection, bucket: int, wanted: Sequence[Wanted], *, lock: bool
-) -> Files:
+async def _load(rows: _Rows, wanted: Sequence[Wanted], *, lock: bool) -> Files:
     created = set()
     for one in wanted:
-        if one.create and await connection.fetchval(sql.CREATE_ACCOUNT, bucket, one.account_id):
+        key = (rows.bucket(one.account_id), one.account_id)
+        if one.create and await rows.connection.fetchval(sql.CREATE_ACCOUNT, *key):
             created.add(one.account_id)
-    ids = sorted({one.account_id for one in wanted})
-    rows = await connection.fetch(sql.LOCK_ACCOUNTS if lock else sql.READ_ACCOUNTS, bucket, ids)
-    clock = await connection.fetchval(sql.CLOCK)
+    ids = sorted({(one.account_id,) for one in wanted})
+    found = await rows.fetch(sql.LOCK_ACCOUNTS if lock else sql.READ_ACCOUNTS, ids)
+    clock = await rows.connection.fetchval(sql.CLOCK)
     files: Files = {}
-    for row in rows:
+    for row in found:
         account = records.account_of(row)
         account.last_time = max(account.last_time, clock)
         book = Book(account, {}, account.last_time)
@@ -91,89 +122,95 @@ async def _load(
         files[account.account_id] = AccountFile(account, book, clock, created=made)
     if not files:
         return files
-    await _load_requests(connection, bucket, files, wanted)
-    await _load_operations(connection, bucket, files, wanted)
-    await _load_grants(connection, bucket, files)
+    await _load_requests(rows, files, wanted)
+    await _load_operations(rows, files, wanted)
+    await _load_budgets(rows, files, wanted)
+    await _load_grants(rows, files)
     return files
 
 
-async def _load_requests(
-    connection: Connection, bucket: int, files: Files, wanted: Sequence[Wanted]
-) -> None:
-    refs = sorted(
-        {(one.account_id, one.request_id, one.claimant) for one in wanted if one.request_id}
-    )
-    if not refs:
+async def _load_requests(rows: _Rows, files: Files, wanted: Sequence[Wanted]) -> None:
+    refs = {(one.account_id, one.request_id, one.claimant) for one in wanted if one.request_id}
+    ids = {(account_id, request_id) for account_id, request_id, _ in refs}
+    if not ids:
         return
-    accounts, requests, claimants = (list(column) for column in zip(*refs, strict=True))
-    rows = await connection.fetch(sql.READ_REQUESTS, bucket, accounts, requests)
-    for row in rows:
+    found = await rows.fetch(sql.READ_REQUESTS, ids)
+    for row in found:
         request = records.request_of(row)
         files[row["account_id"]].requests[request.request_id] = request
-    if not rows:
+    if not found:
         return
-    refs_args = (bucket, accounts, requests, claimants)
-    for row in await connection.fetch(sql.READ_ATTEMPTS, *refs_args):
+    for row in await rows.fetch(sql.READ_ATTEMPTS, refs):
         attempt = records.authorization_of(row)
         key = (attempt.request_id, attempt.claimant, attempt.sequence)
-        files[row["account_id"]].attempts[key] = attempt
+        files[row["account_id"]].attempts.setdefault(key, attempt)
     seen = set()
-    for row in await connection.fetch(sql.READ_SETTLEMENTS, *refs_args):
+    for row in await rows.fetch(sql.READ_SETTLEMENTS, refs):
         key = (str(row["request_id"]), row["claimant"], row["sequence"])
         place = (row["account_id"], *key, row["revision"])
         if place not in seen:
             seen.add(place)
             files[row["account_id"]].attempts[key].settlements.append(records.settlement_of(row))
-    for row in await connection.fetch(sql.READ_REFUSALS, *refs_args):
+    for row in await rows.fetch(sql.READ_REFUSALS, refs):
         key = (str(row["request_id"]), row["claimant"], row["sequence"])
         files[row["account_id"]].refusals[key] = records.recorded_refusal_of(row)
 
 
-async def _load_operations(
-    connection: Connection, bucket: int, files: Files, wanted: Sequence[Wanted]
-) -> None:
-    refs = sorted({(one.account_id, one.operation_id) for one in wanted if one.operation_id})
+async def _load_operations(rows: _Rows, files: Files, wanted: Sequence[Wanted]) -> None:
+    refs = {(one.account_id, one.operation_id) for one in wanted if one.operation_id}
     if refs:
-        accounts, ids = (list(column) for column in zip(*refs, strict=True))
-        for row in await connection.fetch(sql.READ_OPERATIONS, bucket, accounts, ids):
+        for row in await rows.fetch(sql.READ_OPERATIONS, refs):
             operation = records.operation_of(row)
             files[row["account_id"]].operations[operation.request_id] = operation
-    holders = sorted({one.account_id for one in wanted if one.open_holds})
+    holders = {(one.account_id,) for one in wanted if one.open_holds}
     if holders:
-        for row in await connection.fetch(sql.READ_OPEN_HOLDS, bucket, holders):
+        for row in await rows.fetch(sql.READ_OPEN_HOLDS, holders):
             name = f"r{row['request_id']}-{row['run']}-{row['sequence']}"
             files[row["account_id"]].open_holds.append((name, row["held"]))
 
 
-async def _load_grants(connection: Connection, bucket: int, files: Files) -> None:
+async def _load_budgets(rows: _Rows, files: Files, wanted: Sequence[Wanted]) -> None:
+    """Load the months that attempts count on, and this month of the keys asked for."""
+    ids = {
+        (one.account_id, one.key, month_of(files[one.account_id].now))
+        for one in wanted
+        if one.key and one.account_id in files
+    }
+    for account_id, file in files.items():
+        budgets = (attempt.budget_id for attempt in file.attempts.values())
+        ids |= {(account_id, *budget_id) for budget_id in budgets if budget_id is not None}
+    if ids:
+        for row in await rows.fetch(sql.READ_BUDGETS, ids):
+            budget = records.budget_of(row)
+            files[row["account_id"]].budgets[budget.key, budget.month] = budget
+
+
+async def _load_grants(rows: _Rows, files: Files) -> None:
     """Load what is unspent, and spent grants that an attempt may give back to."""
-    rows = await connection.fetch(sql.READ_UNSPENT_GRANTS, bucket, sorted(files))
-    for row in rows:
+    ids = [(account_id,) for account_id in files]
+    for row in await rows.fetch(sql.READ_UNSPENT_GRANTS, ids):
         files[row["account_id"]].book.grants[row["grant_id"]] = records.grant_of(row)
-    missing = sorted(
-        {
-            (account_id, part.grant_id)
-            for account_id, file in files.items()
-            for attempt in file.attempts.values()
-            for part in attempt.charge.parts
-            if part.grant_id not in file.book.grants
-        }
-    )
+    missing = {
+        (account_id, part.grant_id)
+        for account_id, file in files.items()
+        for attempt in file.attempts.values()
+        for part in attempt.charge.parts
+        if part.grant_id not in file.book.grants
+    }
     if missing:
-        accounts, grants = (list(column) for column in zip(*missing, strict=True))
-        for row in await connection.fetch(sql.READ_GRANTS, bucket, accounts, grants):
+        for row in await rows.fetch(sql.READ_GRANTS, missing):
             files[row["account_id"]].book.grants[row["grant_id"]] = records.grant_of(row)
 
 
-async def _save(connection: Connection, bucket: int, files: Files) -> None:
-    """Write what the rules changed, each table's rows in one round trip."""
-    writes: dict[str, list[tuple[Any, ...]]] = {}
+async def _save(rows: _Rows, files: Files) -> None:
+    """Write what the rules changed, each table's rows in one statement."""
+    writes: dict[sql.Statement, list[tuple[Any, ...]]] = {}
     for account_id, file in files.items():
         for statement, values in _written(file):
-            writes.setdefault(statement, []).append((bucket, account_id, *values))
+            writes.setdefault(statement, []).append((account_id, *values))
     for statement in _WRITE_ORDER:
         if statement in writes:
-            await connection.executemany(statement, writes[statement])
+            await rows.fetch(statement, writes[statement])
 
 
 # Referenced rows first.
@@ -188,15 +225,16 @@ _WRITE_ORDER = (
     sql.INSERT_OPERATION,
     sql.INSERT_MODE_CHANGE,
     sql.ADD_USAGE,
+    sql.UPSERT_BUDGET,
 )
 
 
-def _written(file: AccountFile) -> list[tuple[str, tuple[Any, ...]]]:
+def _written(file: AccountFile) -> list[tuple[sql.Statement, tuple[Any, ...]]]:
     """Return each row to write as its statement and its values after the account's key."""
     return [*_money_rows(file), *_attempt_rows(file), *_other_rows(file)]
 
 
-def _money_rows(file: AccountFile) -> Iterator[tuple[str, tuple[Any, ...]]]:
+def _money_rows(file: AccountFile) -> Iterator[tuple[sql.Statement, tuple[Any, ...]]]:
     book = file.book
     if file.changes.account or book.entries or book.touched:
         yield sql.UPDATE_ACCOUNT, records.account_values(file.account)
@@ -206,7 +244,7 @@ def _money_rows(file: AccountFile) -> Iterator[tuple[str, tuple[Any, ...]]]:
         yield sql.INSERT_ENTRY, records.entry_values(entry)
 
 
-def _attempt_rows(file: AccountFile) -> Iterator[tuple[str, tuple[Any, ...]]]:
+def _attempt_rows(file: AccountFile) -> Iterator[tuple[sql.Statement, tuple[Any, ...]]]:
     changes = file.changes
     for request_id in sorted(changes.requests):
         yield sql.UPSERT_REQUEST, records.request_values(file.requests[request_id])
@@ -220,17 +258,13 @@ def _attempt_rows(file: AccountFile) -> Iterator[tuple[str, tuple[Any, ...]]]:
         yield sql.INSERT_REFUSAL, values
 
 
-def _other_rows(file: AccountFile) -> Iterator[tuple[str, tuple[Any, ...]]]:
+def _other_rows(file: AccountFile) -> Iterator[tuple[sql.Statement, tuple[Any, ...]]]:
     changes = file.changes
     for operation in changes.operations:
         yield sql.INSERT_OPERATION, (*records.operation_values(operation), file.now)
     for change in changes.mode_changes:
         yield sql.INSERT_MODE_CHANGE, records.mode_change_values(change)
-    for usage_key, usage in sorted(changes.usage.items(), key=_usage_order):
+    for usage_key, usage in changes.usage.items():
         yield sql.ADD_USAGE, records.usage_values(usage_key, usage)
-
-
-def _usage_order(item: tuple[UsageKey, UsageSum]) -> tuple[date, str, str, str, str]:
-    """Rows are locked in one order by all."""
-    key = item[0]
-    return (key.day, key.model, key.provider, key.key, key.funding.value)
+    for budget_id in sorted(changes.budgets):
+        yield sql.UPSERT_BUDGET, records.budget_values(file.budgets[budget_id])

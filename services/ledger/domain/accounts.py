@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 
 from services.ledger.domain.modes import BillingMode, FallbackConsent
@@ -18,6 +18,11 @@ def bucket_of(account_id: str) -> int:
     """Return the account's bucket: a fixed hash that never changes."""
     digest = hashlib.sha256(account_id.encode()).digest()
     return int.from_bytes(digest[:2], "big") % BUCKET_COUNT
+
+
+def month_of(time: datetime) -> date:
+    """Return the first day of a time's UTC calendar month."""
+    return time.astimezone(UTC).date().replace(day=1)
 
 
 @dataclass(slots=True)
@@ -74,6 +79,11 @@ class Account:
         fallback_daily_cap: Most nano-credits of fallbacks in a UTC day; None for no cap.
         fallback_day: The day that `fallback_used` counts; None before the first fallback.
         fallback_used: Held and charged by fallbacks authorized on that day.
+        allowance_month: First day of the UTC month that `allowance_used` counts; None before the
+            first free request.
+        allowance_used: Free requests of that month, held and used.
+        first_period: When its first monthly period began, on its active time; None before that.
+        period_count: Number of the last period that was granted, from 1.
         pause_time: When credits were paused; None while they are not.
         paused_for: How long all ended pauses lasted.
         totals: Running totals.
@@ -94,6 +104,10 @@ class Account:
     fallback_daily_cap: int | None
     fallback_day: date | None
     fallback_used: int
+    allowance_month: date | None
+    allowance_used: int
+    first_period: datetime | None
+    period_count: int
     pause_time: datetime | None
     paused_for: timedelta
     totals: Totals
@@ -114,6 +128,10 @@ class Account:
     def fallback_used_on(self, day: date) -> int:
         """Return what fallbacks authorized on a UTC day hold and were charged."""
         return self.fallback_used if self.fallback_day == day else 0
+
+    def allowance_used_in(self, month: date) -> int:
+        """Return how many free requests of a UTC month are held and used."""
+        return self.allowance_used if self.allowance_month == month else 0
 
 
 class GrantKind(StrEnum):

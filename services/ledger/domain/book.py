@@ -6,8 +6,9 @@ Rules:
 1. Holds reserve from named grants, soonest expiring first; what is reserved outlives its grant's
    expiry until it is settled.
 2. A charge takes its own hold first, then free credits, then the plan's overdraft; the house
-   absorbs the rest. It never fails.
-3. A correction gives back in the reverse of the recorded order: absorbed, overdraft, grants.
+   absorbs the rest. It never fails. An invoiced fee moves no credits.
+3. A correction gives back in the reverse of the recorded order: absorbed, invoice, overdraft,
+   grants. A refund does the same, but for what the house absorbed.
 4. Whatever becomes free in a grant that is due expires there and then; whatever becomes free while
    the account is overdrawn pays that first.
 5. After every public method the totals equal what grants and entries say.
@@ -15,11 +16,11 @@ Rules:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from services.ledger.domain.accounts import Account, Grant, GrantKind, spending_order
-from services.ledger.domain.entries import Cause, Entry, EntryKind, SubLedger
+from services.ledger.domain.entries import Cause, Entry, EntryKind, Income, SubLedger
 from services.ledger.domain.money import CREDITS_MAX
 from services.ledger.errors import GrantLimitReachedError, InsufficientCreditsError
 from services.shared.errors import InvalidArgumentError, QuotaViolation
@@ -63,16 +64,18 @@ class Charge:
         parts: From grants, in the order taken.
         overdraft: Taken below zero.
         absorbed: Borne by the house.
+        invoiced: On the customer's invoice.
     """
 
     parts: tuple[Part, ...] = ()
     overdraft: int = 0
     absorbed: int = 0
+    invoiced: int = 0
 
     @property
     def customer(self) -> int:
         """What the customer paid."""
-        return sum(part.amount for part in self.parts) + self.overdraft
+        return sum(part.amount for part in self.parts) + self.overdraft + self.invoiced
 
     @property
     def price(self) -> int:
@@ -177,7 +180,14 @@ class Book:
         self.account.totals.reserved += amount
         return parts
 
-    def settle(self, hold: tuple[Part, ...], price: int, *, cause: Cause) -> Charge:
+    def settle(
+        self,
+        hold: tuple[Part, ...],
+        price: int,
+        *,
+        cause: Cause,
+        income: Income = Income.WORK,
+    ) -> Charge:
         """
         End a hold and charge a price, which may be less or more than it.
 
@@ -185,6 +195,7 @@ class Book:
             hold: What `reserve` returned.
             price: Nano-credits, zero or more.
             cause: The attempt.
+            income: What is charged for.
         """
         left = price
         parts = []
@@ -195,17 +206,27 @@ class Book:
             self.touched.add(part.grant_id)
             taken = min(part.amount, left)
             if taken:
-                self._charge_grant(EntryKind.CHARGE, grant, taken, cause)
+                self._charge_grant(income.kind, grant, taken, cause, income)
                 parts.append(Part(part.grant_id, taken))
                 left -= taken
         charge = Charge(tuple(parts))
         if left:
-            charge = self._charge_more(EntryKind.CHARGE, charge, left, cause, paid_max=None)
+            charge = self._charge_more(
+                income.kind, charge, left, cause, income=income, paid_max=None
+            )
         for part in hold:
             self._freed(self.grants[part.grant_id])
         return charge
 
-    def correct(self, charge: Charge, price: int, *, paid_max: int, cause: Cause) -> Charge:
+    def correct(
+        self,
+        charge: Charge,
+        price: int,
+        *,
+        paid_max: int,
+        cause: Cause,
+        income: Income = Income.WORK,
+    ) -> Charge:
         """
         Replace what was charged by the exact price.
 
@@ -214,6 +235,7 @@ class Book:
             price: The exact price.
             paid_max: Most that the customer pays in all; the house absorbs the rest.
             cause: The attempt.
+            income: What is charged for.
 
         Returns:
             The charge as it stands now.
@@ -222,41 +244,79 @@ class Book:
             more = price - charge.price
             if not more:
                 return charge
-            return self._charge_more(EntryKind.CORRECTION, charge, more, cause, paid_max=paid_max)
-        return self._give_back(charge, charge.price - price, cause)
+            return self._charge_more(
+                EntryKind.CORRECTION, charge, more, cause, income=income, paid_max=paid_max
+            )
+        kind = EntryKind.CORRECTION
+        absorbed = min(charge.price - price, charge.absorbed)
+        if absorbed:
+            self._move(kind, income.sub_ledger, SubLedger.ABSORBED, absorbed, cause)
+        charge = replace(charge, absorbed=charge.absorbed - absorbed)
+        return self._give_back(kind, charge, charge.price - price, cause, income=income)
+
+    def refund(self, charge: Charge, amount: int, *, cause: Cause, income: Income) -> Charge:
+        """
+        Give back what the customer paid.
+
+        Args:
+            charge: What was charged so far.
+            amount: Nano-credits, at most what the customer paid of it.
+            cause: The attempt, with reason and actor.
+            income: What was charged for.
+
+        Returns:
+            The charge as it stands now.
+        """
+        return self._give_back(EntryKind.REFUND, charge, amount, cause, income=income)
 
     def _charge_more(
-        self, kind: EntryKind, charge: Charge, amount: int, cause: Cause, *, paid_max: int | None
+        self,
+        kind: EntryKind,
+        charge: Charge,
+        amount: int,
+        cause: Cause,
+        *,
+        income: Income,
+        paid_max: int | None,
     ) -> Charge:
-        """Charge past the hold: free credits, then overdraft, then the house."""
-        totals = self.account.totals
+        """Charge past the hold: the invoice, or free credits, then overdraft; then the house."""
+        totals, to = self.account.totals, income.sub_ledger
         payable = amount if paid_max is None else min(amount, max(0, paid_max - charge.customer))
+        invoiced = payable if income is Income.INVOICED_FEE else 0
+        if invoiced:
+            self._move(kind, SubLedger.INVOICE, to, invoiced, cause)
+        payable -= invoiced
         parts = self._free_parts(min(payable, max(0, totals.available)))
         for part in parts:
-            self._charge_grant(kind, self.grants[part.grant_id], part.amount, cause)
+            self._charge_grant(kind, self.grants[part.grant_id], part.amount, cause, income)
         left = payable - sum(part.amount for part in parts)
         overdraft = min(left, max(0, self.account.overdraft_limit - totals.overdrawn))
         if overdraft:
-            self._move(kind, SubLedger.OVERDRAFT, SubLedger.SPENT, overdraft, cause)
-        absorbed = amount - (payable - left) - overdraft
+            self._move(kind, SubLedger.OVERDRAFT, to, overdraft, cause)
+        absorbed = amount - invoiced - (payable - left) - overdraft
         if absorbed:
-            self._move(kind, SubLedger.ABSORBED, SubLedger.SPENT, absorbed, cause)
+            self._move(kind, SubLedger.ABSORBED, to, absorbed, cause)
         return Charge(
-            (*charge.parts, *parts), charge.overdraft + overdraft, charge.absorbed + absorbed
+            (*charge.parts, *parts),
+            charge.overdraft + overdraft,
+            charge.absorbed + absorbed,
+            charge.invoiced + invoiced,
         )
 
-    def _give_back(self, charge: Charge, amount: int, cause: Cause) -> Charge:
-        """Undo the last part of a charge, in the reverse of its order."""
-        kind = EntryKind.CORRECTION
-        absorbed = min(amount, charge.absorbed)
-        if absorbed:
-            self._move(kind, SubLedger.SPENT, SubLedger.ABSORBED, absorbed, cause)
-        left = amount - absorbed
+    def _give_back(
+        self, kind: EntryKind, charge: Charge, amount: int, cause: Cause, *, income: Income
+    ) -> Charge:
+        """Undo the last part of what the customer paid, in the reverse of its order."""
+        source, left = income.sub_ledger, amount
+        invoiced = min(left, charge.invoiced)
+        if invoiced:
+            self._move(kind, source, SubLedger.INVOICE, invoiced, cause)
+        left -= invoiced
         # What was overdrawn may have been repaid since; then it comes back as credits.
         overdraft = min(left, charge.overdraft)
         undone = min(overdraft, self.account.totals.overdrawn)
         if undone:
-            self._move(kind, SubLedger.SPENT, SubLedger.OVERDRAFT, undone, cause)
+            self._move(kind, source, SubLedger.OVERDRAFT, undone, cause)
         left -= overdraft
         parts = list(charge.parts)
         returns: list[Part] = []
@@ -271,28 +331,36 @@ class Book:
             returns.insert(0, Part(self._returned_to(returns, charge, cause), overdraft - undone))
         for part in returns:
             grant = self.grants[part.grant_id]
-            self._move(kind, SubLedger.SPENT, SubLedger.CREDITS, part.amount, cause, grant=grant)
+            self._move(kind, source, SubLedger.CREDITS, part.amount, cause, grant=grant)
             self._freed(grant)
-        return Charge(tuple(parts), charge.overdraft - overdraft, charge.absorbed - absorbed)
+        return Charge(
+            tuple(parts),
+            charge.overdraft - overdraft,
+            charge.absorbed,
+            charge.invoiced - invoiced,
+        )
 
     def _returned_to(self, returns: list[Part], charge: Charge, cause: Cause) -> str:
         """Return the grant that takes back what was overdrawn and has been repaid since."""
         if returns or charge.parts:
             return (returns or charge.parts)[-1].grant_id
+        grant_id = f"c{cause.authorization}"
+        if grant_id in self.grants:
+            return grant_id
         grant = Grant(
-            grant_id=f"c{cause.authorization}",
+            grant_id=grant_id,
             kind=GrantKind.ADJUSTMENT,
             amount=charge.overdraft,
             remaining=0,
             reserved=0,
             expire_time=None,
             paused_before=self.account.paused_until(self.now),
-            note="Given back after a correction",
+            note="Given back",
             create_time=self.now,
             number=self.account.entry_count + 1,
         )
         self.grants[grant.grant_id] = grant
-        return grant.grant_id
+        return grant_id
 
     def _require(self, amount: int) -> None:
         available = self.account.totals.available
@@ -325,8 +393,10 @@ class Book:
                 break
         return tuple(parts)
 
-    def _charge_grant(self, kind: EntryKind, grant: Grant, amount: int, cause: Cause) -> None:
-        self._move(kind, SubLedger.CREDITS, SubLedger.SPENT, amount, cause, grant=grant)
+    def _charge_grant(
+        self, kind: EntryKind, grant: Grant, amount: int, cause: Cause, income: Income
+    ) -> None:
+        self._move(kind, SubLedger.CREDITS, income.sub_ledger, amount, cause, grant=grant)
 
     def _freed(self, grant: Grant) -> None:
         self._expire_if_due(grant)

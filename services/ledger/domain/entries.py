@@ -36,6 +36,25 @@ class EntryKind(StrEnum):
     CORRECTION = "CORRECTION"
     EXPIRY = "EXPIRY"
     REPAYMENT = "REPAYMENT"
+    REFUND = "REFUND"
+
+
+class Income(StrEnum):
+    """What the house charges for, and from what."""
+
+    WORK = "WORK"
+    FEE = "FEE"
+    INVOICED_FEE = "INVOICED_FEE"
+
+    @property
+    def kind(self) -> EntryKind:
+        """The kind of its entries."""
+        return EntryKind.CHARGE if self is Income.WORK else EntryKind.FEE
+
+    @property
+    def sub_ledger(self) -> SubLedger:
+        """Where it is counted."""
+        return SubLedger.SPENT if self is Income.WORK else SubLedger.FEES
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from datetime import datetime
 
 from services.ledger.domain.accounts import Account
 from services.ledger.domain.book import Book
+from services.ledger.domain.budgets import BudgetId, KeyBudget
 from services.ledger.domain.modes import BillingMode
 from services.ledger.domain.receipts import PauseReceipt
 from services.ledger.domain.requests import Authorization, Request, Settlement
@@ -97,6 +98,7 @@ class Changes:
         operations: New ones.
         mode_changes: New ones.
         usage: What to add to the usage sums.
+        budgets: Ids of the key budgets that are new or changed.
     """
 
     account: bool = False
@@ -107,6 +109,7 @@ class Changes:
     operations: list[RecordedOperation] = field(default_factory=list)
     mode_changes: list[ModeChange] = field(default_factory=list)
     usage: dict[UsageKey, UsageSum] = field(default_factory=dict)
+    budgets: set[BudgetId] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -124,6 +127,7 @@ class AccountFile:
         refusals: Those asked for.
         operations: Those asked for, by request id.
         open_holds: Every open attempt, where asked for.
+        budgets: Those of the attempts' keys, and this month's of the key asked for.
         changes: What is new.
     """
 
@@ -136,6 +140,7 @@ class AccountFile:
     refusals: dict[AttemptKey, RecordedRefusal] = field(default_factory=dict)
     operations: dict[str, RecordedOperation] = field(default_factory=dict)
     open_holds: list[tuple[str, int]] = field(default_factory=list)
+    budgets: dict[BudgetId, KeyBudget] = field(default_factory=dict)
     changes: Changes = field(default_factory=Changes)
 
     @property
@@ -178,6 +183,17 @@ class AccountFile:
         """Keep an answered operation."""
         self.operations[operation.request_id] = operation
         self.changes.operations.append(operation)
+
+    def budget(self, budget_id: BudgetId) -> KeyBudget:
+        """Return a key's month; one that was never used is empty."""
+        return self.budgets.setdefault(budget_id, KeyBudget(*budget_id))
+
+    def add_to_budget(self, budget_id: BudgetId, *, held: int, spent: int) -> None:
+        """Add to a key's month, nano-USD; amounts may be below zero, to take back."""
+        budget = self.budget(budget_id)
+        budget.held_nano_usd += held
+        budget.spent_nano_usd += spent
+        self.changes.budgets.add(budget_id)
 
     def add_usage(self, key: UsageKey, usage: UsageSum) -> None:
         """Add to the usage sums; counts may be below zero, to take back."""

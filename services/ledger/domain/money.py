@@ -22,6 +22,9 @@ CREDITS_MAX = 10**18
 COST_NANO_USD_MAX = 10**13
 """Highest vendor cost of one attempt: ten thousand dollars. More is a malformed amount."""
 
+LIMIT_NANO_USD_MAX = 10**18
+"""Highest monthly spending limit of a key: a billion dollars."""
+
 
 def divide_half_even(numerator: int, denominator: int) -> int:
     """
@@ -61,9 +64,13 @@ class PriceTerms:
         Args:
             cost_nano_usd: Vendor cost, 0 to COST_NANO_USD_MAX.
         """
+        return divide_half_even(*self.exact(cost_nano_usd))
+
+    def exact(self, cost_nano_usd: int) -> tuple[int, int]:
+        """Return the price before rounding: numerator and denominator, nano-credits."""
         if self.fixed_nano_credits is not None:
-            return self.fixed_nano_credits
-        return divide_half_even(
+            return self.fixed_nano_credits, 1
+        return (
             cost_nano_usd * self.markup_parts_per_million * NANO,
             PARTS_PER_MILLION * self.credit_value_nano_usd,
         )

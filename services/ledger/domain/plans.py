@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from services.ledger.domain.fees import Fee, FeeBasis, FeeSource
 from services.ledger.domain.modes import BillingMode, Operation
 from services.ledger.domain.money import COST_NANO_USD_MAX, CREDITS_MAX, PriceTerms
 from services.ledger.errors import ModeNotAllowedError, PlanNotFoundError
@@ -24,7 +25,10 @@ class Plan:
         credit_value_nano_usd: What one credit is worth.
         markup_parts_per_million: On the vendor cost; 1,000,000 charges the cost itself.
         operation_prices: Fixed prices in nano-credits, which win over the markup.
+        model_prices: Fixed prices in nano-credits by `vendor/model`, which win over both.
+        monthly_grant_nano_credits: Granted for each month of an account; zero for none.
         overdraft_nano_credits: How far a capture past its hold may take the balance below zero.
+        fee: On own-key use; None for none.
     """
 
     plan_id: str
@@ -34,19 +38,23 @@ class Plan:
     credit_value_nano_usd: int
     markup_parts_per_million: int
     operation_prices: Mapping[Operation, int]
+    model_prices: Mapping[str, int]
+    monthly_grant_nano_credits: int
     overdraft_nano_credits: int
+    fee: Fee | None
 
     @property
     def name(self) -> str:
         """Its resource name."""
         return f"plans/{self.plan_id}"
 
-    def price_terms(self, operation: Operation) -> PriceTerms:
-        """Return how this plan prices a kind of work."""
+    def price_terms(self, operation: Operation, model: str) -> PriceTerms:
+        """Return how this plan prices a kind of work on a model."""
+        fixed = self.model_prices.get(model, self.operation_prices.get(operation))
         return PriceTerms(
             credit_value_nano_usd=self.credit_value_nano_usd,
             markup_parts_per_million=self.markup_parts_per_million,
-            fixed_nano_credits=self.operation_prices.get(operation),
+            fixed_nano_credits=fixed,
         )
 
     def problems(self) -> list[str]:
@@ -63,15 +71,38 @@ class Plan:
         if not 0 <= self.overdraft_nano_credits <= CREDITS_MAX:
             found.append(f"overdraft_nano_credits must be 0 to {CREDITS_MAX}")
         found += [
-            f"the price of {operation} must be 0 to {CREDITS_MAX} nano-credits"
-            for operation, price in self.operation_prices.items()
+            f"the price of {priced} must be 0 to {CREDITS_MAX} nano-credits"
+            for priced, price in (*self.operation_prices.items(), *self.model_prices.items())
             if not 0 <= price <= CREDITS_MAX
         ]
+        if not 0 <= self.monthly_grant_nano_credits <= CREDITS_MAX:
+            found.append(f"monthly_grant_nano_credits must be 0 to {CREDITS_MAX}")
         if not found and self._dearest() > CREDITS_MAX:
             found.append(
                 "credit_value_nano_usd is so small or markup_parts_per_million so large that the "
                 f"dearest attempt ({COST_NANO_USD_MAX} nano-USD) would pass {CREDITS_MAX} "
                 "nano-credits"
+            )
+        if not found and self.fee is not None:
+            found += self.fee.problems(self.credit_value_nano_usd)
+            found += self._fee_contradictions(self.fee)
+        return found
+
+    def _fee_contradictions(self, fee: Fee) -> list[str]:
+        found = []
+        if set(self.allowed_modes) == {BillingMode.CREDITS}:
+            found.append("fee: own keys are never used on this plan, so no fee would ever be due")
+        if fee.source is FeeSource.CREDITS and BillingMode.OWN_KEY_ONLY in self.allowed_modes:
+            found.append(
+                "fee.source CREDITS contradicts allowed_modes OWN_KEY_ONLY: credits are paused "
+                "there, so no fee can be taken from them; take it from INVOICE, or leave the mode "
+                "out"
+            )
+        prices = (*self.operation_prices.values(), *self.model_prices.values())
+        free = not self.markup_parts_per_million and not any(prices)
+        if fee.basis is FeeBasis.CREDIT_PRICE and free:
+            found.append(
+                "fee.basis CREDIT_PRICE is a share of nothing: markup and every price are zero"
             )
         return found
 
@@ -94,6 +125,10 @@ class PlanBook:
     def all(self) -> list[Plan]:
         """Return every plan, by id."""
         return list(self._plans.values())
+
+    def find(self, plan_id: str) -> Plan | None:
+        """Return a plan; None if there is none of this id."""
+        return self._plans.get(plan_id)
 
     def get(self, plan_id: str) -> Plan:
         """

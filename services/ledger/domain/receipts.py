@@ -145,7 +145,7 @@ class PauseSums:
         earlier_holds_charged: Charged by holds from before the pause.
         granted: Granted.
         adjusted: Adjustments, up less down.
-        corrected: Given back less taken after all.
+        corrected: Given back and refunded, less taken after all.
         expired: Expired.
         unexplained: Charged for no reason that a pause allows.
     """
@@ -220,7 +220,7 @@ def _column(entry: Entry, pause_epoch: int) -> str:
         return "granted"
     if entry.kind is EntryKind.ADJUSTMENT:
         return "adjusted"
-    if entry.kind is EntryKind.CORRECTION:
+    if entry.kind in {EntryKind.CORRECTION, EntryKind.REFUND}:
         return "corrected"
     if entry.kind is EntryKind.EXPIRY:
         return "expired"

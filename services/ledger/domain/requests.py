@@ -9,8 +9,8 @@ most one is open at a time. The claim is a lease on the database's clock.
     FAILED_UNCHARGED ──another claimant──▶ RUNNING, one run more
     a run that a refusal ended ──the same claimant, next attempt──▶ RUNNING, the same run
 
-Authorizations and settlements are never changed once written; a late capture writes a second
-settlement, which stands in for the first.
+Authorizations and settlements are never changed once written; a late capture and a refund write
+another settlement, which stands in for the one before.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from enum import StrEnum
 
+from services.ledger.domain.accounts import month_of
 from services.ledger.domain.book import Charge, Part
-from services.ledger.domain.entries import Cause
+from services.ledger.domain.budgets import BudgetId
+from services.ledger.domain.entries import Cause, Income
+from services.ledger.domain.fees import FeeSource, FeeTerms
 from services.ledger.domain.modes import Funding, Operation, OwnKeyState, Source
 from services.ledger.domain.money import PriceTerms
 from services.ledger.domain.usage import UsageUnits
@@ -121,8 +124,9 @@ class Settlement:
         terms_digest: Digest of the terms it was asked for with; empty for a lapse.
         capture: What was used; None when released, or lapsed without a checkpoint.
         outcome: Outcome word of a released attempt.
-        charge: Who bore the price.
+        charge: Who bore the price; what was refunded since is left out.
         settle_time: When.
+        refunded: Nano-credits refunded since.
     """
 
     state: AuthorizationState
@@ -131,6 +135,7 @@ class Settlement:
     outcome: str
     charge: Charge
     settle_time: datetime
+    refunded: int = 0
 
 
 @dataclass(slots=True)
@@ -154,11 +159,14 @@ class Authorization:
         operation: The kind of work.
         price_row: The provider's price.
         price_terms: The plan's price.
+        fee_terms: The plan's fee on an own key; None for none.
+        allowance_month: UTC month of which it is a free request; None if it is not free.
         key: Resource name of the own key; empty on credits.
         key_version: Its version; zero on credits.
         key_etag: Its etag; empty on credits.
+        key_limit_nano_usd: Its monthly spending limit then; None for none.
         worst_case_nano_usd: Upper bound of the vendor cost; None for an unpriced model.
-        hold: What grants reserve.
+        hold: What grants reserve, for the price or the fee.
         create_time: When.
         settlements: In order; the last one stands.
     """
@@ -178,9 +186,12 @@ class Authorization:
     operation: Operation
     price_row: PriceRow
     price_terms: PriceTerms
+    fee_terms: FeeTerms | None
+    allowance_month: date | None
     key: str
     key_version: int
     key_etag: str
+    key_limit_nano_usd: int | None
     worst_case_nano_usd: int | None
     hold: tuple[Part, ...]
     create_time: datetime
@@ -220,11 +231,51 @@ class Authorization:
             credits_asked=self.source is Source.CREDITS,
         )
 
+    @property
+    def income(self) -> Income:
+        """What is charged for."""
+        if self.funding is Funding.CREDITS:
+            return Income.WORK
+        invoiced = self.fee_terms is not None and self.fee_terms.source is FeeSource.INVOICE
+        return Income.INVOICED_FEE if invoiced else Income.FEE
+
     def price(self, capture: Capture | None) -> int:
-        """Return the credit price of a usage, nano-credits."""
-        if self.funding is Funding.OWN_KEY or capture is None or not capture.delivered:
+        """Return what a usage costs, nano-credits: its price on credits, the fee on an own key."""
+        if capture is None or not capture.delivered:
             return 0
-        return self.price_terms.credit_price(capture.vendor_cost_nano_usd or 0)
+        cost = capture.vendor_cost_nano_usd or 0
+        if self.funding is Funding.CREDITS:
+            return self.price_terms.credit_price(cost)
+        if self.fee_terms is None or self.allowance_month is not None:
+            return 0
+        return self.fee_terms.fee(cost, self.price_terms)
+
+    @property
+    def budget_id(self) -> BudgetId | None:
+        """The key's month that it counts on; None for what has no cost to count."""
+        if self.funding is Funding.CREDITS or self.worst_case_nano_usd is None:
+            return None
+        return self.key, month_of(self.create_time)
+
+    def budgeted(self) -> tuple[int, int]:
+        """Return what it holds and what it has spent of its key's month, nano-USD."""
+        worst_case, settlement = self.worst_case_nano_usd or 0, self.settlement
+        if settlement is None:
+            return worst_case, 0
+        if settlement.state is AuthorizationState.RELEASED:
+            return 0, 0
+        if settlement.capture is None:
+            return 0, worst_case
+        return 0, settlement.capture.vendor_cost_nano_usd or 0
+
+    def takes_allowance(self) -> bool:
+        """Return whether it takes a free request: while open, and once it has delivered."""
+        if self.allowance_month is None:
+            return False
+        settlement = self.settlement
+        if settlement is None:
+            return True
+        return settlement.capture is not None and settlement.capture.delivered
 
     def may_have_cost(self) -> bool:
         """Return whether anybody was charged for it, or may have been by the provider."""

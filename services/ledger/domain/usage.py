@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import date
+from operator import add, attrgetter, sub
 
 from services.ledger.domain.modes import Funding
 
@@ -27,11 +29,18 @@ class UsageUnits:
 
     def plus(self, other: UsageUnits) -> UsageUnits:
         """Return the sum."""
-        return UsageUnits(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        return UsageUnits(*map(add, _counts(self), _counts(other)))
 
     def minus(self, other: UsageUnits) -> UsageUnits:
         """Return the difference, whose counts may be below zero."""
-        return UsageUnits(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        return UsageUnits(*map(sub, _counts(self), _counts(other)))
+
+    def counts(self) -> tuple[int, ...]:
+        """Return the counts in the order of the fields."""
+        return _counts(self)
+
+
+_counts: Callable[[UsageUnits], tuple[int, ...]] = attrgetter(*UsageUnits.__slots__)
 
 
 @dataclass(frozen=True, slots=True)

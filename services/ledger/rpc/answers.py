@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
@@ -22,16 +22,19 @@ from ownkey.ledger.v1 import (
 
 from services.ledger.domain.accounts import Account, Grant
 from services.ledger.domain.entries import Entry
+from services.ledger.domain.fees import Fee
 from services.ledger.domain.files import AccountFile
 from services.ledger.domain.modes import Funding
 from services.ledger.domain.plans import Plan
 from services.ledger.domain.receipts import PauseReceipt, ResumeProof
 from services.ledger.domain.requests import Authorization, AuthorizationState, Request
+from services.ledger.domain.usage import UsageUnits
 from services.ledger.usecases.accounts import etag_of
 from services.ledger.usecases.authorize import Granted, Recorded
 from services.ledger.usecases.ports import UsageRow, Violation
 
 
+@cache
 def number(enum: Any, value: StrEnum) -> Any:
     """Return a proto enum's number by the domain's word."""
     prefix = enum.Name(0).removesuffix("UNSPECIFIED")
@@ -79,6 +82,19 @@ def plan(value: Plan) -> plan_pb2.Plan:
             for operation, price in value.operation_prices.items()
         ],
         overdraft_nano_credits=value.overdraft_nano_credits,
+        fee=_fee(value.fee) if value.fee else None,
+        model_price_nano_credits=value.model_prices,
+        monthly_grant_nano_credits=value.monthly_grant_nano_credits,
+    )
+
+
+def _fee(value: Fee) -> plan_pb2.Fee:
+    return plan_pb2.Fee(
+        basis=number(plan_pb2.FeeBasis, value.basis),
+        rate_parts_per_million=value.rate_parts_per_million,
+        source=number(plan_pb2.FeeSource, value.source),
+        free_request_count=value.free_request_count,
+        cap_nano_credits=value.cap_nano_credits,
     )
 
 
@@ -212,6 +228,7 @@ def authorization(
         key=value.key if value.funding is Funding.OWN_KEY else "",
         key_version=value.key_version,
         create_time=stamp(value.create_time),
+        fee_waived=value.allowance_month is not None,
     )
     if value.state is AuthorizationState.OPEN:
         written.lease_expire_time.FromDatetime(request.lease_expire_time)
@@ -221,14 +238,17 @@ def authorization(
     settlement = value.settlement
     if settlement is None:
         return written
-    written.charged_nano_credits = settlement.charge.customer
+    written.charged_nano_credits = settlement.charge.customer + settlement.refunded
+    written.refunded_nano_credits = settlement.refunded
+    if value.funding is Funding.OWN_KEY:
+        written.fee_nano_credits = written.charged_nano_credits
     written.absorbed_nano_credits = settlement.charge.absorbed
     written.settle_time.FromDatetime(settlement.settle_time)
     capture = settlement.capture
     if capture is not None:
         if capture.vendor_cost_nano_usd is not None:
             written.vendor_cost_nano_usd = capture.vendor_cost_nano_usd
-        written.units.CopyFrom(authorization_pb2.UsageUnits(**asdict(capture.units)))
+        written.units.CopyFrom(units(capture.units))
         written.basis = number(authorization_pb2.UsageBasis, capture.basis)
     return written
 
@@ -264,6 +284,12 @@ def authorized(
     return response
 
 
+def units(value: UsageUnits) -> authorization_pb2.UsageUnits:
+    """Write units."""
+    counts = zip(UsageUnits.__slots__, value.counts(), strict=True)
+    return authorization_pb2.UsageUnits(**{name: count for name, count in counts if count})
+
+
 def usage_row(value: UsageRow) -> usage_pb2.UsageRow:
     """Write a row of usage."""
     key, usage = value.key, value.usage
@@ -277,7 +303,7 @@ def usage_row(value: UsageRow) -> usage_pb2.UsageRow:
         vendor_cost_nano_usd=usage.vendor_cost_nano_usd,
         charged_nano_credits=usage.charged_nano_credits,
         fee_nano_credits=usage.fee_nano_credits,
-        units=authorization_pb2.UsageUnits(**asdict(usage.units)),
+        units=units(usage.units),
     )
 
 

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from ownkey.ledger.v1 import authorization_pb2 as pb
 
 from services.ledger.domain.modes import Operation, OwnKeyState, Source
-from services.ledger.domain.money import COST_NANO_USD_MAX
+from services.ledger.domain.money import COST_NANO_USD_MAX, LIMIT_NANO_USD_MAX
 from services.ledger.domain.requests import (
     SEQUENCE_MAX,
     Capture,
@@ -18,7 +18,6 @@ from services.ledger.domain.requests import (
     UsageBasis,
 )
 from services.ledger.domain.usage import UNIT_COUNT_MAX, UsageUnits
-from services.ledger.errors import FieldNotSupportedError
 from services.ledger.rpc import parse
 from services.ledger.usecases.commands import (
     AuthorizeCommand,
@@ -151,13 +150,19 @@ def _price_row(message: pb.PriceRow, field: str) -> PriceRow:
 
 
 def _own_key(message: pb.OwnKeyTerms, account_id: str) -> OwnKeyTerms:
-    if message.HasField("monthly_limit_nano_usd"):
-        raise FieldNotSupportedError("own_key.monthly_limit_nano_usd")
     if parse.KEY.parse(message.key, "own_key.key")["account"] != account_id:
         raise InvalidArgumentError.of("own_key.key", "must be a key of this account")
     worst_case = None
     if message.HasField("worst_case_nano_usd"):
         worst_case = _cost(message.worst_case_nano_usd, "own_key.worst_case_nano_usd")
+    limit = None
+    if message.HasField("monthly_limit_nano_usd"):
+        limit = parse.bounded(
+            message.monthly_limit_nano_usd,
+            "own_key.monthly_limit_nano_usd",
+            low=1,
+            high=LIMIT_NANO_USD_MAX,
+        )
     return OwnKeyTerms(
         key=message.key,
         key_version=parse.bounded(
@@ -166,6 +171,7 @@ def _own_key(message: pb.OwnKeyTerms, account_id: str) -> OwnKeyTerms:
         key_etag=parse.text(message.key_etag, "own_key.key_etag", low=1),
         price_row=_price_row(message.price, "own_key.price"),
         worst_case_nano_usd=worst_case,
+        monthly_limit_nano_usd=limit,
     )
 
 
@@ -186,12 +192,11 @@ def _capture(message: pb.CaptureTerms, field: str) -> Capture:
     cost = None
     if message.HasField("vendor_cost_nano_usd"):
         cost = _cost(message.vendor_cost_nano_usd, f"{field}.vendor_cost_nano_usd")
-    counts = {
-        name: parse.bounded(
-            getattr(message.units, name), f"{field}.units.{name}", low=0, high=UNIT_COUNT_MAX
-        )
-        for name in UsageUnits.__slots__
-    }
+    units = message.units
+    counts = {name: getattr(units, name) for name in UsageUnits.__slots__}
+    if min(counts.values()) < 0 or max(counts.values()) > UNIT_COUNT_MAX:
+        for name, count in counts.items():
+            parse.bounded(count, f"{field}.units.{name}", low=0, high=UNIT_COUNT_MAX)
     return Capture(
         vendor_cost_nano_usd=cost,
         units=UsageUnits(**counts),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, date, datetime
 from enum import StrEnum
+from functools import cache
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
@@ -54,12 +55,18 @@ def optional_word(words: type[E], enum: Any, number: int, field: str) -> E | Non
     """Read an enum that may be unset; None then."""
     if number == 0:
         return None
-    prefix = enum.Name(0).removesuffix("UNSPECIFIED")
-    if number in enum.values():
-        name = enum.Name(number).removeprefix(prefix)
-        if name in set(words):
-            return words(name)
+    found: E | None = _by_number(words, enum).get(number)
+    if found is not None:
+        return found
     raise InvalidArgumentError.of(field, f"must be one of {', '.join(words)}")
+
+
+@cache
+def _by_number(words: type[StrEnum], enum: Any) -> dict[int, Any]:
+    """Return the domain's words by the proto's numbers."""
+    prefix = enum.Name(0).removesuffix("UNSPECIFIED")
+    names = {enum.Name(number).removeprefix(prefix): number for number in enum.values()}
+    return {names[word.value]: word for word in words if word.value in names}
 
 
 def bounded(value: int, field: str, *, low: int, high: int) -> int:
@@ -76,7 +83,7 @@ def amount(value: int, field: str) -> int:
 
 def text(value: str, field: str, *, low: int = 0, high: int = TEXT_MAX) -> str:
     """Hold a text to its length, in characters, without control characters."""
-    if not low <= len(value) <= high or any(not c.isprintable() for c in value):
+    if not low <= len(value) <= high or not value.isprintable():
         raise InvalidArgumentError.of(
             field, f"must be {low} to {high} characters, none of them control characters"
         )

@@ -25,6 +25,7 @@ POLICY = Policy(
             "ListPlans": _READERS,
             "GrantCredits": _BACKENDS,
             "AdjustCredits": _BACKENDS,
+            "RefundCharge": _OPERATORS,
             "GetBalance": _READERS,
             "SetBillingMode": _BACKENDS,
             "Authorize": _ROUTER,

@@ -17,6 +17,7 @@ from services.ledger.errors import AuthorizationNotFoundError
 from services.ledger.rpc import answers, parse
 from services.ledger.usecases.accounts import Accounts
 from services.ledger.usecases.attempts import Attempts
+from services.ledger.usecases.chain import Chains
 from services.ledger.usecases.ports import LedgerReader
 from services.ledger.usecases.statement import CsvFormat, JsonLinesFormat, StatementFormat, export
 from services.ledger.usecases.verify import verify
@@ -36,6 +37,7 @@ class ReadRpcs:
     """The RPCs that only read."""
 
     _reader: LedgerReader
+    _chains: Chains
     _accounts: Accounts
     _attempts: Attempts
     _pages: PageTokens
@@ -158,7 +160,7 @@ class ReadRpcs:
     ) -> AsyncIterator[verification_pb2.VerifyLedgerResponse]:
         """Prove the ledger's invariants."""
         account_id = parse.account_id(request.account) if request.account else None
-        async for progress in verify(self._reader, account_id):
+        async for progress in verify(self._reader, self._chains, account_id):
             yield verification_pb2.VerifyLedgerResponse(
                 verified_account_count=progress.verified,
                 account_count=progress.total,

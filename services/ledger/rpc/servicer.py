@@ -20,6 +20,7 @@ from services.ledger.rpc.attempts import AttemptRpcs
 from services.ledger.rpc.reads import ReadRpcs
 from services.ledger.usecases.accounts import Accounts, AccountUpdate, ModeSwitched, NewAccount
 from services.ledger.usecases.attempts import Attempts
+from services.ledger.usecases.chain import Chains
 from services.ledger.usecases.credits import (
     GrantCommand,
     adjust_credits,
@@ -28,6 +29,7 @@ from services.ledger.usecases.credits import (
 )
 from services.ledger.usecases.operations import Operation, operate
 from services.ledger.usecases.ports import LedgerReader, LedgerStore
+from services.ledger.usecases.refunds import RefundCommand, refund
 from services.shared.boundary import current_call
 from services.shared.errors import InvalidArgumentError
 from services.shared.fingerprint import fingerprint
@@ -51,6 +53,7 @@ class LedgerServicer(AttemptRpcs, ReadRpcs, pb_grpc.LedgerServiceServicer):
     Args:
         store: Changes the ledger.
         reader: Reads it.
+        chains: Checks its hash chains.
         plans: The plans.
         attempts: Runs Authorize, Renew, Capture and Release.
         accounts: Makes and changes accounts.
@@ -63,6 +66,7 @@ class LedgerServicer(AttemptRpcs, ReadRpcs, pb_grpc.LedgerServiceServicer):
         *,
         store: LedgerStore,
         reader: LedgerReader,
+        chains: Chains,
         plans: PlanBook,
         attempts: Attempts,
         accounts: Accounts,
@@ -71,6 +75,7 @@ class LedgerServicer(AttemptRpcs, ReadRpcs, pb_grpc.LedgerServiceServicer):
     ) -> None:
         self._store = store
         self._reader = reader
+        self._chains = chains
         self._plans = plans
         self._attempts = attempts
         self._accounts = accounts
@@ -110,7 +115,7 @@ class LedgerServicer(AttemptRpcs, ReadRpcs, pb_grpc.LedgerServiceServicer):
             response = account_pb2.CreateAccountResponse(account=answers.account(account))
             return response.SerializeToString()
 
-        answer = await operate(self._store, operation, work, create=True)
+        answer = await operate(self._store, operation, work, plans=self._plans, create=True)
         return account_pb2.CreateAccountResponse.FromString(answer)
 
     async def GetAccount(
@@ -134,7 +139,7 @@ class LedgerServicer(AttemptRpcs, ReadRpcs, pb_grpc.LedgerServiceServicer):
             _add_switch(response, switched)
             return response.SerializeToString()
 
-        answer = await operate(self._store, operation, work, open_holds=True)
+        answer = await operate(self._store, operation, work, plans=self._plans, open_holds=True)
         response = account_pb2.UpdateAccountResponse.FromString(answer)
         await self._add_proof(response, account_id)
         return response
@@ -155,7 +160,7 @@ class LedgerServicer(AttemptRpcs, ReadRpcs, pb_grpc.LedgerServiceServicer):
             _add_switch(response, switched)
             return response.SerializeToString()
 
-        answer = await operate(self._store, operation, work, open_holds=True)
+        answer = await operate(self._store, operation, work, plans=self._plans, open_holds=True)
         response = account_pb2.SetBillingModeResponse.FromString(answer)
         await self._add_proof(response, account_id)
         return response
@@ -191,7 +196,7 @@ class LedgerServicer(AttemptRpcs, ReadRpcs, pb_grpc.LedgerServiceServicer):
             )
             return response.SerializeToString()
 
-        answer = await operate(self._store, operation, work)
+        answer = await operate(self._store, operation, work, plans=self._plans)
         return grant_pb2.GrantCreditsResponse.FromString(answer)
 
     async def AdjustCredits(
@@ -218,15 +223,48 @@ class LedgerServicer(AttemptRpcs, ReadRpcs, pb_grpc.LedgerServiceServicer):
             )
             return response.SerializeToString()
 
-        answer = await operate(self._store, operation, work)
+        answer = await operate(self._store, operation, work, plans=self._plans)
         return grant_pb2.AdjustCreditsResponse.FromString(answer)
+
+    async def RefundCharge(
+        self, request: grant_pb2.RefundChargeRequest, _context: Any
+    ) -> grant_pb2.RefundChargeResponse:
+        """Refund a captured charge."""
+        place = parse.AUTHORIZATION.parse(request.authorization, "authorization")
+        account_id = place["account"]
+        request_id, run, sequence = parse.attempt_id(place["authorization"], "authorization")
+        amount = None
+        if request.HasField("amount_nano_credits"):
+            amount = parse.amount(request.amount_nano_credits, "amount_nano_credits")
+        reason = parse.text(request.reason, "reason", low=1)
+        operation = self._operation(request, account_id)
+        found = await self._reader.attempt(
+            account_id, request_id=request_id, run=run, sequence=sequence
+        )
+        claimant = found[0].claimant if found else ""
+        command = RefundCommand(request_id, claimant, sequence, amount, reason)
+
+        def work(file: AccountFile) -> bytes:
+            attempt, entries = refund(file, command, actor=operation.actor)
+            response = grant_pb2.RefundChargeResponse(
+                authorization=answers.authorization(
+                    account_id, attempt, file.requests[request_id], lease=self._attempts.lease
+                ),
+                entries=[answers.entry(account_id, entry) for entry in entries],
+                balance=answers.balance(file),
+            )
+            return response.SerializeToString()
+
+        wanted = (request_id, claimant)
+        answer = await operate(self._store, operation, work, plans=self._plans, attempt=wanted)
+        return grant_pb2.RefundChargeResponse.FromString(answer)
 
     async def GetBalance(
         self, request: grant_pb2.GetBalanceRequest, _context: Any
     ) -> grant_pb2.GetBalanceResponse:
         """Get what an account owns."""
         account_id = parse.account_id(request.account)
-        balance = await read_balance(self._store, account_id, answers.balance)
+        balance = await read_balance(self._store, account_id, answers.balance, plans=self._plans)
         return grant_pb2.GetBalanceResponse(balance=balance)
 
     def _operation(self, request: Any, account_id: str) -> Operation:

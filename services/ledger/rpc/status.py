@@ -26,7 +26,6 @@ TABLE = StatusTable(
         errors.AlreadySettledError: (StatusCode.FAILED_PRECONDITION, "ALREADY_SETTLED"),
         errors.LeaseLapsedError: (StatusCode.FAILED_PRECONDITION, "LEASE_LAPSED"),
         errors.OwnKeysUnknownError: (StatusCode.UNAVAILABLE, "OWN_KEYS_UNKNOWN"),
-        errors.FieldNotSupportedError: (StatusCode.FAILED_PRECONDITION, "FIELD_NOT_SUPPORTED"),
         # A recorded refusal never passes by itself, so its code never invites a blind retry.
         **{
             cls: (_CODES.get(cls, StatusCode.FAILED_PRECONDITION), cls.reason)

@@ -2,8 +2,8 @@
 """
 Run Authorize, Renew, Capture and Release, one or many at a time.
 
-Commands on accounts of one bucket are one unit of work, in the order given; each fails alone. If
-the database refuses a unit of many, each of them is run by itself, so that only the culprit fails.
+Commands are run by lanes, a batch in one unit of work, in the order they came; each fails alone. If
+the database refuses a batch, it is halved until only the culprit fails.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 
-from services.ledger.domain.accounts import bucket_of
 from services.ledger.domain.files import AccountFile
 from services.ledger.domain.plans import PlanBook
 from services.ledger.domain.requests import Authorization, Request
@@ -24,14 +23,16 @@ from services.ledger.usecases.commands import (
     RenewCommand,
     SettleCommand,
 )
-from services.ledger.usecases.ports import LedgerStore, UnitRefusedError, Wanted
+from services.ledger.usecases.due import bring_up_to_date
+from services.ledger.usecases.lanes import LaneLimits, Lanes, Queued
+from services.ledger.usecases.ports import LedgerStore, Wanted
 from services.ledger.usecases.settle import renew, settle
 from services.shared.boundary import current_call
-from services.shared.errors import DeadlineTooShortError, InternalError, ServiceError
+from services.shared.errors import InternalError, ServiceError
 from services.shared.logging import get_logger
 
-UNITS_AT_ONCE_MAX = 8
-"""Units of one batch that run at the same time; the rest wait."""
+DRY_RUNS_AT_ONCE_MAX = 2
+"""Dry runs that hold a connection at the same time; the rest wait."""
 
 log = get_logger()
 
@@ -48,12 +49,22 @@ class Attempts:
         store: Keeps the ledger.
         plans: The plans.
         lease: How long a claim lasts unless renewed.
+        limits: How batches are made.
     """
 
-    def __init__(self, *, store: LedgerStore, plans: PlanBook, lease: timedelta) -> None:
+    def __init__(
+        self,
+        *,
+        store: LedgerStore,
+        plans: PlanBook,
+        lease: timedelta,
+        limits: LaneLimits = LaneLimits(),  # noqa: B008 - a frozen value
+    ) -> None:
         self.lease = lease
         self._store = store
         self._plans = plans
+        self._lanes: Lanes[Outcome] = Lanes(self._batch, limits)
+        self._dry_slots = asyncio.Semaphore(DRY_RUNS_AT_ONCE_MAX)
 
     async def one(self, command: AttemptCommand) -> Outcome:
         """
@@ -69,56 +80,64 @@ class Attempts:
 
     async def each(self, commands: Sequence[AttemptCommand]) -> list[Outcome | ServiceError]:
         """Run commands and return what came of each, in order."""
-        groups: dict[tuple[int, bool], list[int]] = {}
-        for index, command in enumerate(commands):
-            dry = isinstance(command, AuthorizeCommand) and command.dry_run
-            groups.setdefault((bucket_of(command.account_id), dry), []).append(index)
-        outcomes: dict[int, Outcome | ServiceError] = {}
-        slots = asyncio.Semaphore(UNITS_AT_ONCE_MAX)
+        wet = [command for command in commands if not _is_dry(command)]
+        if len(wet) == len(commands):
+            return await self._lanes.each(commands)
+        dry = [command for command in commands if _is_dry(command)]
+        ran, tried = await asyncio.gather(self._lanes.each(wet), self._try(dry))
+        ran_outcomes, tried_outcomes = iter(ran), iter(tried)
+        return [
+            next(tried_outcomes) if _is_dry(command) else next(ran_outcomes) for command in commands
+        ]
 
-        async def run(indexes: list[int], *, dry: bool) -> None:
-            async with slots:
-                results = await self._group([commands[i] for i in indexes], dry=dry)
-            outcomes.update(zip(indexes, results, strict=True))
+    async def _try(self, commands: list[AttemptCommand]) -> list[Outcome | ServiceError]:
+        """Run dry runs, each on its own snapshot, without a lock or a place in a lane."""
+        call = current_call()
+        outcomes: list[Outcome | ServiceError] = []
+        for command in commands:
+            async with self._dry_slots:
+                outcomes += await self._batch([Queued(command, call)], dry=True)
+        return outcomes
 
-        async with asyncio.TaskGroup() as group:
-            for (_, dry), indexes in groups.items():
-                group.create_task(run(indexes, dry=dry))
-        return [outcomes[index] for index in range(len(commands))]
-
-    async def _group(
-        self, commands: list[AttemptCommand], *, dry: bool
+    async def _batch(
+        self, batch: Sequence[Queued], *, dry: bool = False
     ) -> list[Outcome | ServiceError]:
+        """Run a batch; halve it while it fails as a whole for a reason of its own."""
         try:
-            return await self._unit(commands, dry=dry)
+            return await self._unit(batch, dry=dry)
         except ServiceError as fault:
-            return [fault] * len(commands)
-        except UnitRefusedError:
-            if len(commands) > 1:
-                alone = [await self._group([command], dry=dry) for command in commands]
-                return [outcome for (outcome,) in alone]
-            log.exception("unit_refused")
+            return [fault] * len(batch)
+        except Exception:
+            # The root of a lane: the database refused what was written, or a rule has a bug.
+            if len(batch) > 1:
+                half = len(batch) // 2
+                return [*await self._batch(batch[:half]), *await self._batch(batch[half:])]
+            log.exception("unit_refused", request_id=batch[0].command.request_id)
             return [InternalError("the ledger could not write this; nothing was changed")]
 
-    async def _unit(
-        self, commands: list[AttemptCommand], *, dry: bool
-    ) -> list[Outcome | ServiceError]:
+    async def _unit(self, batch: Sequence[Queued], *, dry: bool) -> list[Outcome | ServiceError]:
         wanted = [
-            Wanted(command.account_id, request_id=command.request_id, claimant=command.claimant)
-            for command in commands
+            Wanted(
+                queued.command.account_id,
+                request_id=queued.command.request_id,
+                claimant=queued.command.claimant,
+                key=_own_key(queued.command),
+            )
+            for queued in batch
         ]
         run: Callable[..., list[Outcome | ServiceError]] = lambda files: [  # noqa: E731
-            self._apply(files, command) for command in commands
+            self._apply(files, queued) for queued in batch
         ]
         return await (self._store.peek if dry else self._store.change)(wanted, run)
 
-    def _apply(self, files: Files, command: AttemptCommand) -> Outcome | ServiceError:
+    def _apply(self, files: Files, queued: Queued) -> Outcome | ServiceError:
+        command = queued.command
         try:
-            require_time()
+            queued.require_time()
             file = files.get(command.account_id)
             if file is None:
                 raise AccountNotFoundError(command.account_id)
-            file.book.retire_due()
+            bring_up_to_date(file, self._plans)
             match command:
                 case AuthorizeCommand():
                     return authorize(file, command, plans=self._plans, lease=self.lease)
@@ -131,14 +150,12 @@ class Attempts:
             return fault
 
 
-def require_time() -> None:
-    """
-    Drop what is past its deadline before it changes anything.
+def _is_dry(command: AttemptCommand) -> bool:
+    return isinstance(command, AuthorizeCommand) and command.dry_run
 
-    Raises:
-        DeadlineTooShortError: If the caller's deadline has passed.
-    """
-    call = current_call()
-    if call is not None and call.time_remaining() <= 0:
-        message = "the deadline passed while the account was busy; nothing was changed, try again"
-        raise DeadlineTooShortError(message)
+
+def _own_key(command: AttemptCommand) -> str:
+    """Return the own key that a command would use, empty for none."""
+    if isinstance(command, AuthorizeCommand) and command.own_key is not None:
+        return command.own_key.key
+    return ""

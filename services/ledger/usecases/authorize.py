@@ -13,9 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date, timedelta
 
+from services.ledger.domain.accounts import month_of
+from services.ledger.domain.budgets import KeyBudget
+from services.ledger.domain.fees import Fee, FeeSource, FeeTerms
 from services.ledger.domain.files import AccountFile, RecordedRefusal
 from services.ledger.domain.funding import FundingDecision, FundingRequest, decide
 from services.ledger.domain.modes import Funding, OwnKeyState
+from services.ledger.domain.money import PriceTerms
 from services.ledger.domain.plans import Plan, PlanBook
 from services.ledger.domain.requests import (
     Authorization,
@@ -27,12 +31,14 @@ from services.ledger.domain.requests import (
 from services.ledger.errors import (
     CreditsNotPossibleError,
     FallbackCapReachedError,
+    OwnKeyLimitReachedError,
+    PriceRequiredError,
     Refusal,
     RequestIdReusedError,
     RequestInProgressError,
     SequenceOutOfOrderError,
 )
-from services.ledger.usecases.commands import AuthorizeCommand
+from services.ledger.usecases.commands import AuthorizeCommand, CreditTerms, OwnKeyTerms
 from services.ledger.usecases.settle import find_attempt, lapse, lapsed, settle_attempt
 from services.shared.errors import QuotaViolation
 
@@ -110,6 +116,9 @@ def authorize(
         _refuse(file, claim, command, refusal)
         raise
     file.add_attempt(attempt)
+    if attempt.budget_id is not None:
+        held, spent = attempt.budgeted()
+        file.add_to_budget(attempt.budget_id, held=held, spent=spent)
     file.put_request(claim)
     return Granted(attempt, claim, settled)
 
@@ -215,13 +224,28 @@ def _grant(
     terms = own_key or command.credits
     if terms is None:
         raise _credits_not_possible(command)
-    price_terms = plan.price_terms(command.operation)
-    amount = 0 if own_key else price_terms.credit_price(terms.worst_case_nano_usd or 0)
+    price_terms = plan.price_terms(command.operation, terms.price_row.model)
+    fee_terms, allowance_month = None, None
+    if own_key is not None:
+        _within_limit(file, own_key)
+    if own_key is not None and plan.fee is not None:
+        fee_terms = plan.fee.terms(terms.price_row.model)
+        allowance_month = _free_month(file, plan.fee)
+        if allowance_month is None:
+            _require_price(terms, fee_terms, price_terms, plan=plan)
+    worst_case = terms.worst_case_nano_usd or 0
+    amount = price_terms.credit_price(worst_case)
+    if own_key is not None:
+        due = fee_terms if allowance_month is None else None
+        amount = due.fee(worst_case, price_terms) if due and due.source is FeeSource.CREDITS else 0
     fallback_day = _within_cap(file, decision, amount)
     hold = file.book.reserve(amount)
     if fallback_day is not None:
         account.fallback_used = account.fallback_used_on(fallback_day) + amount
         account.fallback_day = fallback_day
+    if allowance_month is not None:
+        account.allowance_used = account.allowance_used_in(allowance_month) + 1
+        account.allowance_month = allowance_month
     account.authorization_count += 1
     return Authorization(
         request_id=command.request_id,
@@ -239,12 +263,74 @@ def _grant(
         operation=command.operation,
         price_row=terms.price_row,
         price_terms=price_terms,
+        fee_terms=fee_terms,
+        allowance_month=allowance_month,
         key=own_key.key if own_key else "",
         key_version=own_key.key_version if own_key else 0,
         key_etag=own_key.key_etag if own_key else "",
+        key_limit_nano_usd=own_key.monthly_limit_nano_usd if own_key else None,
         worst_case_nano_usd=terms.worst_case_nano_usd,
         hold=hold,
         create_time=file.now,
+    )
+
+
+def _free_month(file: AccountFile, fee: Fee) -> date | None:
+    """Return the UTC month of which the attempt is a free request, None if none is left."""
+    month = month_of(file.now)
+    return month if file.account.allowance_used_in(month) < fee.free_request_count else None
+
+
+def _require_price(
+    terms: OwnKeyTerms | CreditTerms, fee: FeeTerms, price: PriceTerms, *, plan: Plan
+) -> None:
+    if terms.worst_case_nano_usd is not None or not fee.needs_cost(price):
+        return
+    model = terms.price_row.model
+    message = (
+        f"{plan.name} takes a fee on own-key use, and {model} has no price to work it out from; "
+        "ask for a model of the catalogue, or for CREDITS"
+    )
+    raise PriceRequiredError(message, metadata={"model": model, "plan": plan.name})
+
+
+def _within_limit(file: AccountFile, own_key: OwnKeyTerms) -> None:
+    """Hold an attempt to its key's monthly spending limit."""
+    limit, needed = own_key.monthly_limit_nano_usd, own_key.worst_case_nano_usd
+    if limit is None:
+        return
+    if needed is None:
+        model = own_key.price_row.model
+        message = (
+            f"{own_key.key} has a spending limit, and {model} has no price to hold it to; ask for "
+            "a model of the catalogue, or for CREDITS"
+        )
+        raise PriceRequiredError(message, metadata={"model": model, "key": own_key.key})
+    budget = file.budget((own_key.key, month_of(file.now)))
+    if budget.used_nano_usd + needed > limit:
+        raise _limit_reached(own_key.key, budget, limit=limit, needed=needed)
+
+
+def _limit_reached(
+    key: str, budget: KeyBudget, *, limit: int, needed: int
+) -> OwnKeyLimitReachedError:
+    left = max(0, limit - budget.used_nano_usd)
+    message = (
+        f"the request may cost {needed} nano-USD and {left} are left of the {limit} that {key} may "
+        "spend in a UTC month, open requests included; raise the limit, wait for the next month, "
+        "or ask for CREDITS"
+    )
+    return OwnKeyLimitReachedError(
+        message,
+        metadata={
+            "key": key,
+            "own_key_state": OwnKeyState.LIMIT_REACHED.value,
+            "limit_nano_usd": str(limit),
+            "used_nano_usd": str(budget.used_nano_usd),
+            "needed_nano_usd": str(needed),
+            "month": f"{budget.month:%Y-%m}",
+        },
+        quotas=[QuotaViolation(key, f"{left} nano-USD are left of the month's {limit}")],
     )
 
 

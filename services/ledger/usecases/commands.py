@@ -20,6 +20,7 @@ class OwnKeyTerms:
         key_etag: Its etag.
         price_row: The provider's price.
         worst_case_nano_usd: Upper bound of the vendor cost; None for an unpriced model.
+        monthly_limit_nano_usd: The key's spending limit; None for none.
     """
 
     key: str
@@ -27,6 +28,7 @@ class OwnKeyTerms:
     key_etag: str
     price_row: PriceRow
     worst_case_nano_usd: int | None
+    monthly_limit_nano_usd: int | None
 
 
 @dataclass(frozen=True, slots=True)

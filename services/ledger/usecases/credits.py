@@ -11,7 +11,9 @@ from typing import TypeVar
 from services.ledger.domain.accounts import Grant, GrantKind
 from services.ledger.domain.entries import Cause, Entry, EntryKind
 from services.ledger.domain.files import AccountFile
+from services.ledger.domain.plans import PlanBook
 from services.ledger.errors import AccountNotFoundError
+from services.ledger.usecases.due import bring_up_to_date
 from services.ledger.usecases.ports import LedgerStore, Wanted
 from services.shared.errors import InvalidArgumentError
 
@@ -83,9 +85,11 @@ def adjust_credits(
     return file.book.entries[before:]
 
 
-async def read_balance(store: LedgerStore, account_id: str, read: Callable[[AccountFile], T]) -> T:
+async def read_balance(
+    store: LedgerStore, account_id: str, read: Callable[[AccountFile], T], *, plans: PlanBook
+) -> T:
     """
-    Read an account's money, expiry up to now included.
+    Read an account's money, expiry and monthly grants up to now included.
 
     Raises:
         AccountNotFoundError: If there is no such account.
@@ -95,7 +99,7 @@ async def read_balance(store: LedgerStore, account_id: str, read: Callable[[Acco
         file = files.get(account_id)
         if file is None:
             raise AccountNotFoundError(account_id)
-        file.book.retire_due()
+        bring_up_to_date(file, plans)
         return read(file)
 
     return await store.peek([Wanted(account_id)], unit)

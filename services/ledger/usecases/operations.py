@@ -11,9 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from services.ledger.domain.files import AccountFile, RecordedOperation
+from services.ledger.domain.plans import PlanBook
 from services.ledger.errors import AccountNotFoundError, Refusal, RequestIdReusedError
-from services.ledger.usecases.attempts import require_time
+from services.ledger.usecases.due import bring_up_to_date
+from services.ledger.usecases.lanes import require_time
 from services.ledger.usecases.ports import LedgerStore, Wanted
+from services.shared.boundary import current_call
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,8 @@ async def operate(
     operation: Operation,
     work: Callable[[AccountFile], bytes],
     *,
+    plans: PlanBook,
+    attempt: tuple[str, str] = ("", ""),
     open_holds: bool = False,
     create: bool = False,
 ) -> bytes:
@@ -52,6 +57,8 @@ async def operate(
         operation: The call.
         work: Changes the file and returns the response's bytes; raises a Refusal before it has
             changed anything.
+        plans: The plans.
+        attempt: Request id and claimant of the attempts that the work needs; empty for none.
         open_holds: True if the work needs every open hold.
         create: True to make the account if there is none.
 
@@ -65,13 +72,15 @@ async def operate(
     """
     wanted = Wanted(
         operation.account_id,
+        request_id=attempt[0],
+        claimant=attempt[1],
         operation_id=operation.request_id,
         open_holds=open_holds,
         create=create,
     )
 
     def unit(files: Mapping[str, AccountFile]) -> bytes | Refusal:
-        require_time()
+        require_time(current_call())
         file = files.get(operation.account_id)
         if file is None:
             raise AccountNotFoundError(operation.account_id)
@@ -80,10 +89,12 @@ async def operate(
             if (known.operation, known.fingerprint) != (operation.name, operation.fingerprint):
                 raise RequestIdReusedError(operation.request_id)
             return known.answer
-        file.book.retire_due()
+        bring_up_to_date(file, plans)
         answer: bytes | Refusal
         try:
             answer = work(file)
+            # A new plan's month begins with it.
+            bring_up_to_date(file, plans)
         except Refusal as refusal:
             answer = refusal
         file.add_operation(

@@ -30,6 +30,7 @@ class Wanted:
         account_id: The account.
         request_id: A caller's request, with its attempts; empty for none.
         claimant: Whose attempts on it are needed besides those of its current run.
+        key: Resource name of an own key whose month is needed; empty for none.
         operation_id: Request id of an operation; empty for none.
         open_holds: True if every open attempt is needed.
         create: True to make the account if there is none.
@@ -38,6 +39,7 @@ class Wanted:
     account_id: str
     request_id: str = ""
     claimant: str = ""
+    key: str = ""
     operation_id: str = ""
     open_holds: bool = False
     create: bool = False
@@ -82,7 +84,7 @@ class LedgerStore(Protocol):
         self, wanted: Sequence[Wanted], work: Callable[[Mapping[str, AccountFile]], T]
     ) -> T:
         """
-        Run one unit of work on accounts of one bucket.
+        Run one unit of work on some accounts.
 
         Args:
             wanted: What it needs; accounts there are none of are missing from the files.

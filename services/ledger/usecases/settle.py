@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from services.ledger.domain.entries import Income
 from services.ledger.domain.files import AccountFile
 from services.ledger.domain.modes import Funding
 from services.ledger.domain.requests import (
@@ -97,13 +98,16 @@ def settle_attempt(file: AccountFile, attempt: Authorization, terms: SettleTerms
     price = attempt.price(terms.capture)
     request = file.requests[attempt.request_id]
     if current is None:
-        charge = file.book.settle(attempt.hold, price, cause=attempt.cause)
+        charge = file.book.settle(attempt.hold, price, cause=attempt.cause, income=attempt.income)
     else:
-        paid_max = attempt.held + file.account.overdraft_limit
-        if request.run > attempt.run:
-            paid_max = current.charge.customer
-        charge = file.book.correct(current.charge, price, paid_max=paid_max, cause=attempt.cause)
-    _record(
+        charge = file.book.correct(
+            current.charge,
+            price,
+            paid_max=_paid_max(file, request, attempt, current, price),
+            cause=attempt.cause,
+            income=attempt.income,
+        )
+    record_settlement(
         file,
         attempt,
         Settlement(state, terms.digest, terms.capture, terms.outcome, charge, file.now),
@@ -122,12 +126,15 @@ def lapse(file: AccountFile, request: Request) -> None:
     for attempt in file.run_of(request):
         if attempt.settlement is None:
             charge = file.book.settle(
-                attempt.hold, attempt.price(request.checkpoint), cause=attempt.cause
+                attempt.hold,
+                attempt.price(request.checkpoint),
+                cause=attempt.cause,
+                income=attempt.income,
             )
             settlement = Settlement(
                 AuthorizationState.LAPSED, b"", request.checkpoint, "", charge, file.now
             )
-            _record(file, attempt, settlement)
+            record_settlement(file, attempt, settlement)
     request.state = state_at_end(succeeded=False, attempts=file.run_of(request))
     request.ended_by = EndedBy.LAPSE
     request.checkpoint = None
@@ -171,18 +178,36 @@ def check_capture(attempt: Authorization, capture: Capture | None, *, field: str
         raise InvalidArgumentError.of(field, "must be set: the attempt was authorized with a price")
 
 
-def _record(file: AccountFile, attempt: Authorization, settlement: Settlement) -> None:
-    """Write a settlement down, in the usage sums and the daily cap too."""
-    before = attempt.settlement
+def _paid_max(
+    file: AccountFile, request: Request, attempt: Authorization, current: Settlement, price: int
+) -> int:
+    """Return the most that the customer pays in all for an attempt that comes back late."""
+    if request.run > attempt.run:
+        return current.charge.customer
+    if attempt.income is Income.INVOICED_FEE:
+        return price
+    return attempt.held + file.account.overdraft_limit
+
+
+def record_settlement(file: AccountFile, attempt: Authorization, settlement: Settlement) -> None:
+    """Write a settlement down, in the usage sums, the cap, the allowance and the budget too."""
+    before, took_allowance = attempt.settlement, attempt.takes_allowance()
+    held_before, spent_before = attempt.budgeted()
     paid_before = attempt.held if before is None else before.charge.customer
     if before is not None and before.capture is not None:
-        file.add_usage(_usage_key(attempt, before), UsageSum().minus(_usage(before)))
+        file.add_usage(_usage_key(attempt, before), UsageSum().minus(_usage(attempt, before)))
     if settlement.capture is not None:
-        file.add_usage(_usage_key(attempt, settlement), _usage(settlement))
+        file.add_usage(_usage_key(attempt, settlement), _usage(attempt, settlement))
     account = file.account
     if attempt.fallback_day is not None and attempt.fallback_day == account.fallback_day:
         account.fallback_used += settlement.charge.customer - paid_before
     file.add_settlement(attempt, settlement)
+    # A free request of a month that has passed is nobody's any more.
+    if attempt.allowance_month == account.allowance_month:
+        account.allowance_used += attempt.takes_allowance() - took_allowance
+    if attempt.budget_id is not None:
+        held, spent = attempt.budgeted()
+        file.add_to_budget(attempt.budget_id, held=held - held_before, spent=spent - spent_before)
 
 
 def _usage_key(attempt: Authorization, settlement: Settlement) -> UsageKey:
@@ -195,7 +220,7 @@ def _usage_key(attempt: Authorization, settlement: Settlement) -> UsageKey:
     )
 
 
-def _usage(settlement: Settlement) -> UsageSum:
+def _usage(attempt: Authorization, settlement: Settlement) -> UsageSum:
     capture = settlement.capture
     if capture is None:
         return UsageSum()
@@ -203,7 +228,7 @@ def _usage(settlement: Settlement) -> UsageSum:
         attempt_count=1,
         vendor_cost_nano_usd=capture.vendor_cost_nano_usd or 0,
         charged_nano_credits=settlement.charge.customer,
-        fee_nano_credits=0,
+        fee_nano_credits=0 if attempt.funding is Funding.CREDITS else settlement.charge.customer,
         units=capture.units,
     )
 

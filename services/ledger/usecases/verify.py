@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from services.ledger.errors import AccountNotFoundError
+from services.ledger.usecases.chain import Chains
 from services.ledger.usecases.ports import LedgerReader, Violation
 
 PAGE_ACCOUNTS = 100
@@ -33,7 +34,9 @@ class Progress:
     done: bool
 
 
-async def verify(reader: LedgerReader, account_id: str | None) -> AsyncIterator[Progress]:
+async def verify(
+    reader: LedgerReader, chains: Chains, account_id: str | None
+) -> AsyncIterator[Progress]:
     """
     Verify one account, or all.
 
@@ -48,7 +51,7 @@ async def verify(reader: LedgerReader, account_id: str | None) -> AsyncIterator[
     total = 1 if account_id is not None else await reader.account_count()
     verified = found_count = 0
     async for page in _pages(reader, account_id):
-        found = await reader.violations(page)
+        found = [*await reader.violations(page), *await chains.broken(page)]
         verified += len(page)
         found_count += len(found)
         shown = tuple(found[:VIOLATIONS_SHOWN_MAX])

@@ -10,17 +10,9 @@ import asyncpg
 import grpc
 import pytest
 from ownkey.ledger.v1 import authorization_pb2 as pb
-from ownkey.ledger.v1 import verification_pb2
 
 from services.shared.status import from_rpc_error, read_status
-from tests.support.ledger import Run, RunningLedger, refused, running_ledger
-
-
-async def consistent(books: RunningLedger) -> bool:
-    """Return whether every invariant holds."""
-    request = verification_pb2.VerifyLedgerRequest()
-    messages = [message async for message in books.operator.VerifyLedger(request)]
-    return messages[-1].done and messages[-1].violation_count == 0
+from tests.support.ledger import Run, RunningLedger, consistent, refused, running_ledger
 
 
 async def held(run: Run, *, worst_case: int) -> bool:

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,15 @@ from ownkey.ledger.v1 import account_pb2, grant_pb2, verification_pb2
 from ownkey.ledger.v1 import authorization_pb2 as pb
 
 from services.shared.status import from_rpc_error, read_status
-from tests.support.ledger import Run, RunningLedger, captured, request_id, running_ledger
+from tests.support.ledger import (
+    Run,
+    RunningLedger,
+    captured,
+    own_key,
+    request_id,
+    running_ledger,
+    told,
+)
 
 OVERDRAFT = 50
 MODES = ("CREDITS", "OWN_KEY_FIRST", "OWN_KEY_ONLY")
@@ -44,6 +53,8 @@ CONSENTS = ("NEVER", "RATE_LIMIT", "KEY_FAILURE", "ANY")
 NEEDS = {"COOLING": 1, "REJECTED": 2, "NO_CREDIT": 2, "PROVIDER_FAILED": 3, "LIMIT_REACHED": 3}
 STATES = ("READY", "NONE_STORED", "DISABLED", "UNKNOWN", *NEEDS)
 AMOUNTS = st.integers(0, 300)
+PLANS = ("overdraft", "overdraft-fee", "overdraft-invoice")
+LIMITS = st.sampled_from((None, 300, 900))
 
 
 @dataclass
@@ -51,9 +62,13 @@ class Attempt:
     """What the model knows of an attempt that was granted."""
 
     run: Run
+    name: str
     funding: str
     held: int
+    worst_case: int
+    free: bool
     settled: tuple[str, int] | None = None
+    paid: int = 0
     answer: Any = None
 
 
@@ -61,6 +76,7 @@ class Attempt:
 class Paper:
     """The account as reckoned on paper."""
 
+    plan: str
     mode: str = "CREDITS"
     consent: str = "ANY"
     posted: int = 0
@@ -68,13 +84,38 @@ class Paper:
     issued: int = 0
     spent: int = 0
     absorbed: int = 0
+    fees: int = 0
+    invoiced: int = 0
+    free: int = 0
+    budget: int = 0
     epoch: int = 1
 
-    def decide(self, source: str, state: str, *, always_use: bool, worst_case: int) -> str:
+    def __post_init__(self) -> None:
+        self.free = 2 if self.plan == "overdraft-fee" else 0
+
+    def fee(self, cost: int) -> int:
+        """Return the fee on an attempt that is not free."""
+        if self.plan == "overdraft-fee":
+            return min(90, round(Fraction(cost, 2)))
+        return round(Fraction(cost, 4)) if self.plan == "overdraft-invoice" else 0
+
+    def holds(self, who: str, worst_case: int) -> int:
+        """Return what an attempt holds in credits."""
+        if who != "OWN_KEY":
+            return worst_case
+        return self.fee(worst_case) if self.plan == "overdraft-fee" and not self.free else 0
+
+    def decide(
+        self, source: str, state: str, *, always_use: bool, worst_case: int, limit: int | None
+    ) -> str:
         """Return who pays (own key, credits, fallback) or the reason of the refusal."""
         who = self._who(source, state, always_use=always_use)
-        short = worst_case > max(0, self.posted - self.reserved)
-        if who in {"CREDITS", "FALLBACK"} and worst_case and short:
+        if who not in {"OWN_KEY", "CREDITS", "FALLBACK"}:
+            return who
+        if who == "OWN_KEY" and limit is not None and self.budget + worst_case > limit:
+            return "OWN_KEY_LIMIT_REACHED"
+        needed = self.holds(who, worst_case)
+        if needed and needed > self.posted - self.reserved:
             return "INSUFFICIENT_CREDITS"
         return who
 
@@ -92,15 +133,46 @@ class Paper:
         allowed = CONSENTS.index(self.consent) >= NEEDS[state] and not always_use
         return "FALLBACK" if allowed else "FALLBACK_NOT_ALLOWED"
 
+    def settle(self, attempt: Attempt, cost: int, *, billed: bool, delivered: bool) -> Any:
+        """Settle an attempt; return what the customer pays and what the house bears."""
+        if attempt.funding == "CREDITS":
+            paid = self.charge(attempt.held, cost if delivered else 0)
+            self.spent += sum(paid)
+            return paid
+        self.budget += (cost if billed else 0) - attempt.worst_case
+        self.free += attempt.free and not delivered
+        fee = self.fee(cost) if delivered and not attempt.free else 0
+        self.fees += fee
+        if self.plan == "overdraft-invoice":
+            self.invoiced += fee
+            return fee, 0
+        return self.charge(attempt.held, fee)
+
+    def refund(self, attempt: Attempt, amount: int) -> str:
+        """Refund a charge; return the reason of the refusal, empty if it is done."""
+        if attempt.settled is None or attempt.settled[0] == "release":
+            return "CHARGE_NOT_REFUNDABLE"
+        if amount > attempt.paid:
+            return "REFUND_EXCEEDS_CHARGE"
+        attempt.paid -= amount
+        if attempt.funding == "CREDITS":
+            self.spent -= amount
+        else:
+            self.fees -= amount
+        if attempt.funding == "OWN_KEY" and self.plan == "overdraft-invoice":
+            self.invoiced -= amount
+        else:
+            self.posted += amount
+        return ""
+
     def charge(self, held: int, price: int) -> tuple[int, int]:
-        """Settle a hold; return what the customer pays and what the house bears."""
+        """Settle a hold of credits; return what the customer pays and what the house bears."""
         self.reserved -= held
         by_hold = min(held, price)
         # Past the hold comes what is free, then what is left of the overdraft.
         most = self.posted - by_hold - self.reserved + OVERDRAFT
         paid = by_hold + min(price - by_hold, most)
         self.posted -= paid
-        self.spent += price
         self.absorbed += price - paid
         return paid, price - paid
 
@@ -140,11 +212,11 @@ def machine(  # noqa: C901 - one class of many small rules
     class Machine(RuleBasedStateMachine):
         attempts = Bundle("attempts")
 
-        @initialize(owns=st.integers(0, 500))
-        def begin(self, owns: int) -> None:
-            self.paper = Paper()
+        @initialize(owns=st.integers(0, 500), plan=st.sampled_from(PLANS))
+        def begin(self, owns: int, plan: str) -> None:
+            self.paper = Paper(plan)
             name = f"model-{next(numbers)}"
-            self.account = ledger.call(ledger.books.account(name, plan="overdraft"))
+            self.account = ledger.call(ledger.books.account(name, plan=plan))
             if owns:
                 self.grant(owns)
 
@@ -173,6 +245,10 @@ def machine(  # noqa: C901 - one class of many small rules
 
         @rule(mode=st.sampled_from(MODES))
         def switch(self, mode: str) -> None:
+            if mode == "OWN_KEY_ONLY" and self.paper.plan == "overdraft-fee":
+                refusal = self._reason(lambda: ledger.books.set_mode(self.account, mode))
+                assert refusal == "MODE_NOT_ALLOWED"
+                return
             response = ledger.call(ledger.books.set_mode(self.account, mode))
             changed = mode != self.paper.mode
             assert response.HasField("receipt") == (changed and mode == "OWN_KEY_ONLY")
@@ -199,10 +275,18 @@ def machine(  # noqa: C901 - one class of many small rules
             state=st.sampled_from(STATES),
             always_use=st.booleans(),
             worst_case=AMOUNTS,
+            limit=LIMITS,
             repeat=st.booleans(),
         )
         def authorize(
-            self, source: str, state: str, worst_case: int, *, always_use: bool, repeat: bool
+            self,
+            source: str,
+            state: str,
+            worst_case: int,
+            limit: int | None,
+            *,
+            always_use: bool,
+            repeat: bool,
         ) -> Any:
             run = ledger.books.run(self.account)
             fields = {
@@ -210,13 +294,16 @@ def machine(  # noqa: C901 - one class of many small rules
                 "own_key_state": pb.OwnKeyState.Value(f"OWN_KEY_STATE_{state}"),
                 "always_use": always_use,
                 "worst_case": worst_case,
+                "own_key": own_key(self.account, worst_case, monthly_limit_nano_usd=limit),
             }
             expected = self.paper.decide(
-                source, state, always_use=always_use, worst_case=worst_case
+                source, state, always_use=always_use, worst_case=worst_case, limit=limit
             )
             result = self._authorized(run, fields)
             if repeat:
-                assert self._authorized(run, fields) == result
+                again = self._authorized(run, fields)
+                assert again.response == result.response
+                assert told(read_status(again.error)) == told(read_status(result.error))
             if result.HasField("error"):
                 assert read_status(result.error).reason == expected
                 return multiple()
@@ -224,17 +311,20 @@ def machine(  # noqa: C901 - one class of many small rules
             assert granted.fallback == (expected == "FALLBACK")
             funding = "OWN_KEY" if expected == "OWN_KEY" else "CREDITS"
             assert granted.funding == pb.Funding.Value(f"FUNDING_{funding}")
-            held = 0 if funding == "OWN_KEY" else worst_case
+            held = self.paper.holds(expected, worst_case)
+            free = funding == "OWN_KEY" and self.paper.free > 0
+            assert granted.fee_waived == free
             assert (granted.held_nano_credits, granted.mode_epoch) == (held, self.paper.epoch)
             self.paper.reserved += held
-            return Attempt(run, funding, held)
+            self.paper.free -= free
+            self.paper.budget += worst_case if funding == "OWN_KEY" else 0
+            return Attempt(run, granted.name, funding, held, worst_case, free)
 
         @rule(attempt=attempts, cost=AMOUNTS, delivered=st.booleans())
         def capture(self, attempt: Attempt, cost: int, *, delivered: bool) -> None:
             request = attempt.run.capture_request(cost, delivered=delivered)
-            price = cost if attempt.funding == "CREDITS" and delivered else 0
-            asked = (f"capture {delivered}", cost)
-            self._settle(attempt, pb.SettleRequest(capture=request), asked=asked, price=price)
+            settle = pb.SettleRequest(capture=request)
+            self._settle(attempt, settle, asked=(f"capture {delivered}", cost))
 
         @rule(attempt=attempts)
         def release(self, attempt: Attempt) -> None:
@@ -247,7 +337,18 @@ def machine(  # noqa: C901 - one class of many small rules
                 release=pb.ReleaseTerms(outcome="overloaded"),
             )
             settle = pb.SettleRequest(release=request)
-            self._settle(attempt, settle, asked=("release", 0), price=0)
+            self._settle(attempt, settle, asked=("release", 0))
+
+        @rule(attempt=attempts, amount=st.integers(1, 300))
+        def refund(self, attempt: Attempt, amount: int) -> None:
+            request = grant_pb2.RefundChargeRequest(
+                request_id=request_id(),
+                authorization=attempt.name,
+                amount_nano_credits=amount,
+                reason="model",
+            )
+            reason = self._reason(lambda: ledger.books.operator.RefundCharge(request))
+            assert reason == self.paper.refund(attempt, amount)
 
         @rule(attempt=attempts, cost=AMOUNTS)
         def renew(self, attempt: Attempt, cost: int) -> None:
@@ -270,6 +371,8 @@ def machine(  # noqa: C901 - one class of many small rules
                 balance.issued_nano_credits,
                 balance.spent_nano_credits,
                 balance.absorbed_nano_credits,
+                balance.fees_nano_credits,
+                balance.invoiced_nano_credits,
             ) == (
                 paper.posted,
                 paper.reserved,
@@ -277,6 +380,8 @@ def machine(  # noqa: C901 - one class of many small rules
                 paper.issued,
                 paper.spent,
                 paper.absorbed,
+                paper.fees,
+                paper.invoiced,
             )
 
         def teardown(self) -> None:
@@ -298,9 +403,7 @@ def machine(  # noqa: C901 - one class of many small rules
             result: pb.AuthorizeResult = ledger.call(call())
             return result
 
-        def _settle(
-            self, attempt: Attempt, request: Any, *, asked: tuple[str, int], price: int
-        ) -> None:
+        def _settle(self, attempt: Attempt, request: Any, *, asked: tuple[str, int]) -> None:
             batch = pb.BatchSettleRequest(requests=[request])
 
             async def call() -> pb.SettleResult:
@@ -309,11 +412,16 @@ def machine(  # noqa: C901 - one class of many small rules
             result = ledger.call(call())
             if attempt.settled is None:
                 attempt.settled, attempt.answer = asked, result
-                paid, borne = self.paper.charge(attempt.held, price)
+                word, cost = asked
+                paid, borne = self.paper.settle(
+                    attempt, cost, billed=word != "release", delivered=word == "capture True"
+                )
                 found = result.authorization
                 assert found.charged_nano_credits == paid
                 assert found.absorbed_nano_credits == borne
+                attempt.paid = paid
             elif attempt.settled == asked:
+                result.authorization.ClearField("refunded_nano_credits")
                 assert result == attempt.answer
             else:
                 assert read_status(result.error).reason == "ALREADY_SETTLED"
@@ -334,7 +442,7 @@ def machine(  # noqa: C901 - one class of many small rules
     return Machine
 
 
-@pytest.mark.requirement("L3", "L4", "L5", "L11", "L12", "L13", "R9")
+@pytest.mark.requirement("L3", "L4", "L5", "L6", "L7", "L8", "L11", "L12", "L13", "R9")
 def test_every_reply_is_as_the_model_predicts(tmp_path: Path, ledger_dsn: str) -> None:
     with LedgerThread().serving(tmp_path, ledger_dsn) as ledger:
         run_state_machine_as_test(

@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from ownkey.ledger.v1 import account_pb2, grant_pb2, plan_pb2
 
 from services.ledger.domain.money import CREDITS_MAX
-from tests.support.ledger import RunningLedger, refused, request_id
+from tests.support.ledger import RunningLedger, refused, request_id, told
 
 
 def grant_request(account: str, amount: int = 100, **fields: Any) -> grant_pb2.GrantCreditsRequest:
@@ -137,7 +137,7 @@ class TestAdjustments:
         first = await refused(books.backend.AdjustCredits(request))
         assert first.reason == "INSUFFICIENT_CREDITS"
         await books.grant(account, 1000)
-        assert (await refused(books.backend.AdjustCredits(request))).status == first.status
+        assert told(await refused(books.backend.AdjustCredits(request))) == told(first)
         assert (await books.balance(account)).posted_nano_credits == 1100
 
     @pytest.mark.parametrize(
@@ -246,9 +246,20 @@ class TestAccounts:
 
     async def test_the_plans_are_listed(self, books: RunningLedger) -> None:
         response = await books.backend.ListPlans(plan_pb2.ListPlansRequest())
-        names = [plan.name for plan in response.plans]
-        assert names == ["plans/credits-only", "plans/even", "plans/marked-up", "plans/overdraft"]
-        assert response.plans[2].operation_prices[0].price_nano_credits == 4_000_000_000
+        plans = {plan.name: plan for plan in response.plans}
+        assert list(plans) == sorted(plans)
+        marked_up = plans["plans/marked-up"]
+        assert marked_up.operation_prices[0].price_nano_credits == 4_000_000_000
+        assert not marked_up.HasField("fee")
+        monthly = plans["plans/monthly"]
+        assert monthly.monthly_grant_nano_credits == 500
+        assert monthly.model_price_nano_credits == {"acme/film": 7}
+        fee = plans["plans/fee-credits"].fee
+        assert (fee.basis, fee.source) == (
+            plan_pb2.FEE_BASIS_CREDIT_PRICE,
+            plan_pb2.FEE_SOURCE_CREDITS,
+        )
+        assert (fee.rate_parts_per_million, fee.cap_nano_credits) == (50_000, {"acme/film": 3})
 
     async def test_times_are_the_databases(self, books: RunningLedger) -> None:
         name = await books.account()

@@ -16,7 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from ownkey.ledger.v1 import authorization_pb2 as pb
 from ownkey.ledger.v1 import entry_pb2, usage_pb2, verification_pb2
 
-from tests.support.ledger import RunningLedger, refused, request_id
+from tests.support.ledger import RunningLedger, refused, request_id, rewrite
 
 READY = pb.OWN_KEY_STATE_READY
 CSV = entry_pb2.STATEMENT_FORMAT_CSV
@@ -269,6 +269,11 @@ TAMPERINGS = {
     "WHERE sequence = 2",
     "entries_have_no_gap": "DELETE FROM entries WHERE sequence = 2",
     "reserved_is_open_holds": "UPDATE authorizations SET held = held + 1",
+    "months_are_granted_once": "UPDATE accounts SET period_count = 7",
+    "budgets_are_attempts": "INSERT INTO key_budgets SELECT bucket, account_id, 'k', '2026-11-01', "
+    "1, 0 FROM accounts",
+    "allowance_is_attempts": "UPDATE accounts SET allowance_used = 7, "
+    "allowance_month = '2026-11-01'",
     "charges_are_entries": "UPDATE settlements SET charged = charged + 1",
     "usage_is_settlements": "UPDATE usage_days SET vendor_cost_nano_usd = 0",
     "open_attempts_are_running": "UPDATE requests SET state = 'SUCCEEDED', ended_by = 'CALLER'",
@@ -300,9 +305,7 @@ class TestVerify:
         account = await books.account(owns=1000)
         await work(books, account, 10)
         await books.run(account).authorize()
-        connection = await asyncpg.connect(books.dsn)
-        await connection.execute(TAMPERINGS[invariant])
-        await connection.close()
+        await rewrite(books.dsn, TAMPERINGS[invariant])
         messages = await verified(books)
         found = {item.invariant: item for message in messages for item in message.violations}
         assert found[invariant].account == account

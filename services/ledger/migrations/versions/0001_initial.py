@@ -27,6 +27,10 @@ CREATE TABLE accounts (
     fallback_daily_cap bigint CHECK (fallback_daily_cap >= 0),
     fallback_day date,
     fallback_used bigint NOT NULL DEFAULT 0 CHECK (fallback_used >= 0),
+    allowance_month date,
+    allowance_used bigint NOT NULL DEFAULT 0 CHECK (allowance_used >= 0),
+    first_period timestamptz,
+    period_count bigint NOT NULL DEFAULT 0 CHECK (period_count >= 0),
     pause_time timestamptz,
     paused_for interval NOT NULL DEFAULT '0',
     credits bigint NOT NULL DEFAULT 0 CHECK (credits >= 0),
@@ -42,6 +46,7 @@ CREATE TABLE accounts (
     entry_count bigint NOT NULL DEFAULT 0,
     authorization_count bigint NOT NULL DEFAULT 0,
     revision bigint NOT NULL DEFAULT 1,
+    retained_from timestamptz,
     last_time timestamptz NOT NULL,
     create_time timestamptz NOT NULL,
     update_time timestamptz NOT NULL,
@@ -106,6 +111,12 @@ REQUESTS_RUNNING = (
     "CREATE INDEX requests_running ON requests (bucket, account_id) WHERE state = 'RUNNING'"
 )
 
+# Small whatever the table's size: rows lie in the order of their times.
+REQUESTS_AGE = "CREATE INDEX requests_age ON requests USING brin (bucket, account_id, create_time)"
+OPERATIONS_AGE = (
+    "CREATE INDEX operations_age ON operations USING brin (bucket, account_id, create_time)"
+)
+
 AUTHORIZATIONS = """
 CREATE TABLE authorizations (
     bucket smallint NOT NULL,
@@ -129,21 +140,30 @@ CREATE TABLE authorizations (
     credit_value_nano_usd bigint NOT NULL,
     markup_parts_per_million bigint NOT NULL,
     fixed_nano_credits bigint,
+    fee_basis text CHECK (fee_basis IN ('CREDIT_PRICE', 'VENDOR_COST')),
+    fee_rate_parts_per_million bigint,
+    fee_source text CHECK (fee_source IN ('CREDITS', 'INVOICE')),
+    fee_cap_nano_credits bigint,
+    allowance_month date,
     key text NOT NULL,
     key_version bigint NOT NULL,
     key_etag text NOT NULL,
     key_limit_nano_usd bigint,
     worst_case_nano_usd bigint CHECK (worst_case_nano_usd >= 0),
-    fee_held bigint NOT NULL DEFAULT 0 CHECK (fee_held >= 0),
-    allowance_month date,
     held bigint NOT NULL CHECK (held >= 0),
     hold_grants text[] NOT NULL,
     hold_amounts bigint[] NOT NULL,
     create_time timestamptz NOT NULL,
     PRIMARY KEY (bucket, account_id, request_id, claimant, sequence),
-    UNIQUE (bucket, account_id, number),
     FOREIGN KEY (bucket, account_id, request_id) REFERENCES requests
 )
+"""
+
+# Partial, so that only what pages by number can use it: to find an attempt by its request, the
+# planner would take it for as good as the primary key, and read all attempts of a busy account.
+AUTHORIZATIONS_NUMBERS = """
+CREATE UNIQUE INDEX authorizations_numbers ON authorizations (bucket, account_id, number)
+WHERE number > 0
 """
 
 SETTLEMENTS = """
@@ -153,16 +173,18 @@ CREATE TABLE settlements (
     request_id uuid NOT NULL,
     claimant text NOT NULL,
     sequence smallint NOT NULL,
-    revision smallint NOT NULL CHECK (revision BETWEEN 1 AND 2),
+    revision smallint NOT NULL CHECK (revision BETWEEN 1 AND 100),
     state text NOT NULL CHECK (state IN ('CAPTURED', 'RELEASED', 'LAPSED')),
     terms_digest bytea NOT NULL,
     capture jsonb,
     outcome text NOT NULL,
     vendor_cost_nano_usd bigint CHECK (vendor_cost_nano_usd >= 0),
     charged bigint NOT NULL CHECK (charged >= 0),
-    fee bigint NOT NULL DEFAULT 0 CHECK (fee >= 0 AND fee <= charged),
+    fee bigint NOT NULL CHECK (fee >= 0 AND fee <= charged),
     overdraft bigint NOT NULL CHECK (overdraft >= 0),
     absorbed bigint NOT NULL CHECK (absorbed >= 0),
+    invoiced bigint NOT NULL CHECK (invoiced >= 0 AND invoiced <= fee),
+    refunded bigint NOT NULL CHECK (refunded >= 0),
     charge_grants text[] NOT NULL,
     charge_amounts bigint[] NOT NULL,
     settle_time timestamptz NOT NULL,
@@ -192,7 +214,8 @@ CREATE TABLE entries (
     account_id text NOT NULL,
     sequence bigint NOT NULL CHECK (sequence >= 1),
     kind text NOT NULL CHECK (kind IN (
-        'GRANT', 'ADJUSTMENT', 'CHARGE', 'FEE', 'CORRECTION', 'EXPIRY', 'REPAYMENT')),
+        'GRANT', 'ADJUSTMENT', 'CHARGE', 'FEE', 'CORRECTION', 'EXPIRY', 'REPAYMENT',
+        'REFUND')),
     debit text NOT NULL,
     credit text NOT NULL,
     amount bigint NOT NULL CHECK (amount > 0),
@@ -272,8 +295,7 @@ CREATE TABLE usage_days (
 ) WITH (fillfactor = 70)
 """
 
-# Own-key spending by month and key, and free requests by month: rows appear with plans and keys
-# that use them.
+# Own-key spending by month and key.
 KEY_BUDGETS = """
 CREATE TABLE key_budgets (
     bucket smallint NOT NULL,
@@ -287,17 +309,57 @@ CREATE TABLE key_budgets (
 ) WITH (fillfactor = 70)
 """
 
-ALLOWANCES = """
-CREATE TABLE allowances (
+
+# Made behind the writes; the entries are found by the same key, and may not be held to it: a
+# removed entry must show.
+ENTRY_LINKS = """
+CREATE TABLE entry_links (
     bucket smallint NOT NULL,
     account_id text NOT NULL,
-    month date NOT NULL,
-    held_count bigint NOT NULL CHECK (held_count >= 0),
-    used_count bigint NOT NULL CHECK (used_count >= 0),
-    PRIMARY KEY (bucket, account_id, month),
-    FOREIGN KEY (bucket, account_id) REFERENCES accounts
-) WITH (fillfactor = 70)
+    sequence bigint NOT NULL CHECK (sequence >= 1),
+    digest bytea NOT NULL CHECK (octet_length(digest) = 32),
+    PRIMARY KEY (bucket, account_id, sequence)
+)
 """
+
+# What was written stays as it was, whoever connects: a correction is another row.
+IMMUTABLE_TABLES = (
+    "authorizations",
+    "settlements",
+    "refusals",
+    "entries",
+    "operations",
+    "mode_changes",
+    "entry_links",
+)
+
+# Only these are ever forgotten, past the retention: the time that each row counts from.
+FORGOTTEN_TABLES = {
+    "authorizations": "create_time",
+    "settlements": "settle_time",
+    "refusals": "create_time",
+    "operations": "create_time",
+}
+
+REFUSE_CHANGE = """
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'rows of % are never changed or removed', TG_TABLE_NAME
+        USING ERRCODE = 'restrict_violation';
+END
+$$
+"""
+
+
+def immutable(table: str) -> list[str]:
+    """Return the triggers that refuse changes of a table's rows, and removing them too early."""
+    refuse = "FOR EACH ROW {when} EXECUTE FUNCTION refuse_change()"
+    time = FORGOTTEN_TABLES.get(table)
+    young = f"WHEN (OLD.{time} >= now() - interval '400 days')" if time else ""
+    return [
+        f"CREATE TRIGGER {table}_never_change BEFORE UPDATE ON {table} {refuse.format(when='')}",
+        f"CREATE TRIGGER {table}_are_kept BEFORE DELETE ON {table} {refuse.format(when=young)}",
+    ]
 
 
 def upgrade() -> None:
@@ -307,15 +369,22 @@ def upgrade() -> None:
         GRANTS_UNSPENT,
         REQUESTS,
         REQUESTS_RUNNING,
+        REQUESTS_AGE,
         AUTHORIZATIONS,
+        AUTHORIZATIONS_NUMBERS,
         SETTLEMENTS,
         REFUSALS,
         ENTRIES,
         OPERATIONS,
+        OPERATIONS_AGE,
         MODE_CHANGES,
         USAGE,
         KEY_BUDGETS,
-        ALLOWANCES,
+        ENTRY_LINKS,
     ):
         op.execute(statement)
+    op.execute(REFUSE_CHANGE)
+    for table in IMMUTABLE_TABLES:
+        for trigger in immutable(table):
+            op.execute(trigger)
     record_version(1, lowest_code=1)

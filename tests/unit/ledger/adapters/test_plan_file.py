@@ -21,6 +21,13 @@ plans:
     credit_value_nano_usd: 10_000_000
     markup_parts_per_million: 1_200_000
     operation_prices: {IMAGE: 4_000_000_000}
+    model_prices: {acme/draft: 70}
+    monthly_grant_nano_credits: 100
+    fee:
+      basis: CREDIT_PRICE
+      rate_parts_per_million: 50_000
+      source: INVOICE
+      cap_nano_credits: {acme/film: 1_000_000_000}
   - id: trial
     allowed_modes: [CREDITS]
     default_mode: CREDITS
@@ -46,12 +53,35 @@ class TestLoading:
         book = load_plans(path)
         paid, trial = book.all()
         assert paid.allowed_modes == (BillingMode.CREDITS, BillingMode.OWN_KEY_ONLY)
-        assert paid.price_terms(Operation.IMAGE).credit_price(1) == 4_000_000_000
-        assert paid.price_terms(Operation.TEXT).credit_price(10_000_000) == 1_200_000_000
+        assert paid.price_terms(Operation.IMAGE, "acme/any").credit_price(1) == 4_000_000_000
+        assert (
+            paid.price_terms(Operation.TEXT, "acme/any").credit_price(10_000_000) == 1_200_000_000
+        )
+        assert paid.price_terms(Operation.IMAGE, "acme/draft").credit_price(1) == 70
+        assert (paid.monthly_grant_nano_credits, trial.monthly_grant_nano_credits) == (100, 0)
         assert trial.title == ""
+        assert trial.fee is None
+        assert paid.fee is not None
+        assert paid.fee.terms("acme/film").cap_nano_credits == 1_000_000_000
+        assert paid.fee.terms("acme/song").cap_nano_credits is None
+        assert paid.fee.free_request_count == 0
 
     def test_the_plans_of_make_run_are_usable(self) -> None:
         assert load_plans(ROOT / "deploy" / "local" / "plans.yaml").all()
+
+    @pytest.mark.parametrize(
+        "preset",
+        [
+            "own_key_replaces_credits",
+            "own_key_pauses_credits",
+            "percentage_fee_with_free_allowance",
+            "paid_plans_only",
+            "capped_percentage_fee",
+        ],
+    )
+    def test_every_named_policy_is_a_preset(self, preset: str) -> None:
+        book = load_plans(ROOT / "deploy" / "plans" / "presets.yaml")
+        assert book.get(preset.replace("_", "-")).title
 
     @pytest.mark.parametrize(
         ("change", "problem"),
@@ -65,12 +95,42 @@ class TestLoading:
             (("10_000_000", "1.5"), "whole number"),
             (("1_200_000", "-1"), "zero or more"),
             (("4_000_000_000", "-1"), "price of IMAGE"),
+            (("draft: 70", "draft: -70"), "price of acme/draft"),
+            (("acme/draft", "Draft"), "Draft is not a model"),
+            (("nano_credits: 100", "nano_credits: -1"), "monthly_grant_nano_credits must be 0"),
             (("IMAGE", "DANCE"), "must be one of"),
             (("id: paid", "id: Paid"), "plans/{plan}"),
             (("id: trial", "id: paid"), "used by another plan"),
             (("    markup_parts_per_million: 0", ""), "markup_parts_per_million is missing"),
-            (("    markup_parts_per_million: 0", "    fee: {}"), "not served yet"),
-            (("id: paid", "id: paid\n    discount: 3"), "discount is not a field"),
+            (("id: paid", "id: paid\n    discount: 3"), "discount is not known"),
+            (("id: paid", "id: paid\n    id: paid"), "line 4, column 5"),
+            (("source: INVOICE", "source: CREDITS"), "contradicts allowed_modes OWN_KEY_ONLY"),
+            (("[OWN_KEY_ONLY, CREDITS]", "[CREDITS]"), "no fee would ever be due"),
+            (("source: INVOICE", "source: GIFT"), "must be one of"),
+            (("basis: CREDIT_PRICE", "basis: PRICE"), "must be one of"),
+            (("50_000", "0"), "rate_parts_per_million must be 1"),
+            (("50_000", "1_000_001"), "rate_parts_per_million must be 1"),
+            (("50_000", "0.05"), "whole number"),
+            (("      basis: CREDIT_PRICE\n", ""), "basis is missing"),
+            (("fee:", "fee: 5\n    x:"), "x is not known"),
+            (("source: INVOICE", "source: INVOICE\n      free: 1"), "free is not known"),
+            (
+                ("source: INVOICE", "source: INVOICE\n      free_request_count: -1"),
+                "free_request_count must be 0",
+            ),
+            (("film: 1_000_000_000", "film: -1"), "fee cap of acme/film must be 0"),
+            (("acme/film", "film"), "film is not a model"),
+            (("{acme/film: 1_000_000_000}", "3"), "mapping of models"),
+            (
+                (
+                    (
+                        "1_200_000\n    operation_prices: {IMAGE: 4_000_000_000}\n"
+                        "    model_prices: {acme/draft: 70}"
+                    ),
+                    "0",
+                ),
+                "share of nothing",
+            ),
             (("plans:", "plans: 3\nothers:"), "must hold one mapping"),
             (("plans:", "plans: ["), "is not YAML: line"),
         ],
@@ -79,6 +139,15 @@ class TestLoading:
         self, tmp_path: Path, change: tuple[str, str], problem: str
     ) -> None:
         assert problem in problems(tmp_path, GOOD.replace(*change, 1))
+
+    def test_a_fee_on_the_vendor_cost_is_bounded_whatever_the_markup(self, tmp_path: Path) -> None:
+        text = GOOD.replace("10_000_000", "1").replace("1_200_000", "0", 1)
+        text = text.replace("basis: CREDIT_PRICE", "basis: VENDOR_COST")
+        assert "the fee on the dearest attempt" in problems(tmp_path, text)
+
+    def test_a_fee_that_is_no_mapping_is_refused(self, tmp_path: Path) -> None:
+        head = GOOD.partition("    fee:")[0]
+        assert "fee: must be a mapping" in problems(tmp_path, head + "    fee: 5\n")
 
     def test_all_problems_are_told_at_once(self, tmp_path: Path) -> None:
         found = problems(tmp_path, GOOD.replace("10_000_000", "0"))

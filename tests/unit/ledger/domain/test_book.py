@@ -3,46 +3,25 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
-from services.ledger.domain.accounts import Account, Grant, GrantKind, Totals, bucket_of
+from services.ledger.domain.accounts import Grant, GrantKind, bucket_of
 from services.ledger.domain.book import GRANTS_MAX, Book, Charge, Part
-from services.ledger.domain.entries import Cause, EntryKind, SubLedger
-from services.ledger.domain.modes import BillingMode, FallbackConsent
+from services.ledger.domain.entries import Cause, EntryKind, Income, SubLedger
 from services.ledger.domain.money import CREDITS_MAX
 from services.ledger.errors import GrantLimitReachedError, InsufficientCreditsError
 from services.shared.errors import InvalidArgumentError
+from tests.support.ledger_accounts import NOW, new_account
 
-NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 ATTEMPT = Cause(mode_epoch=1, authorization="r-1-1")
 
 
 def book(*, overdraft: int = 0) -> Book:
     """Return an empty book."""
-    account = Account(
-        account_id="demo",
-        plan_id="even",
-        billing_mode=BillingMode.CREDITS,
-        mode_epoch=1,
-        fallback_consent=FallbackConsent.ANY,
-        fallback_daily_cap=None,
-        fallback_day=None,
-        fallback_used=0,
-        pause_time=None,
-        paused_for=timedelta(),
-        totals=Totals(),
-        overdraft_limit=overdraft,
-        entry_count=0,
-        authorization_count=0,
-        revision=1,
-        last_time=NOW,
-        create_time=NOW,
-        update_time=NOW,
-    )
-    return Book(account, {}, NOW)
+    return Book(new_account(overdraft=overdraft), {}, NOW)
 
 
 def give(to: Book, grant_id: str, amount: int, *, expires_in: timedelta | None = None) -> None:
@@ -272,6 +251,97 @@ class TestCorrections:
         assert charge == Charge()
         assert held.account.totals.posted == 20
         assert held.entries[-1].debit is SubLedger.SPENT
+        check(held)
+
+
+@pytest.mark.requirement("L2", "L12")
+class TestRefunds:
+    def test_it_goes_back_in_the_reverse_of_the_order_taken_but_for_what_the_house_bore(
+        self,
+    ) -> None:
+        held = book(overdraft=5)
+        give(held, "soon", 5, expires_in=DAY)
+        give(held, "late", 5)
+        charge = held.settle(held.reserve(10), 20, cause=ATTEMPT)
+        assert charge.absorbed == 5
+        charge = held.refund(charge, 8, cause=ATTEMPT, income=Income.WORK)
+        assert charge == Charge((Part("soon", 5), Part("late", 2)), absorbed=5)
+        assert (held.account.totals.overdrawn, held.grants["late"].remaining) == (0, 3)
+        assert held.entries[-1].kind is EntryKind.REFUND
+        charge = held.refund(charge, 7, cause=ATTEMPT, income=Income.WORK)
+        assert charge == Charge(absorbed=5)
+        assert held.account.totals.posted == 10
+        check(held)
+
+    def test_a_refund_to_an_expired_grant_expires_at_once(self) -> None:
+        held = book()
+        give(held, "soon", 5, expires_in=DAY)
+        charge = held.settle(held.reserve(5), 5, cause=ATTEMPT)
+        held.now += 2 * DAY
+        held.refund(charge, 5, cause=ATTEMPT, income=Income.WORK)
+        assert (held.account.totals.expired, held.account.totals.posted) == (5, 0)
+        check(held)
+
+    def test_an_invoiced_fee_goes_off_the_invoice(self) -> None:
+        held = book()
+        charge = held.settle((), 30, cause=ATTEMPT, income=Income.INVOICED_FEE)
+        charge = held.refund(charge, 10, cause=ATTEMPT, income=Income.INVOICED_FEE)
+        assert charge == Charge(invoiced=20)
+        assert (held.account.totals.invoiced, held.account.totals.posted) == (20, 0)
+        check(held)
+
+    def test_overdraft_repaid_twice_comes_back_to_one_grant(self) -> None:
+        held = book(overdraft=5)
+        charge = held.settle((), 4, cause=ATTEMPT)
+        give(held, "later", 20)
+        for _ in range(2):
+            charge = held.refund(charge, 2, cause=ATTEMPT, income=Income.WORK)
+        assert charge == Charge()
+        assert held.grants["cr-1-1"].remaining == 4
+        check(held)
+
+
+@pytest.mark.requirement("L6", "L12")
+class TestFees:
+    def test_a_fee_from_credits_is_counted_apart_from_work(self) -> None:
+        held = book()
+        give(held, "first", 10)
+        charge = held.settle(held.reserve(8), 3, cause=ATTEMPT, income=Income.FEE)
+        totals = held.account.totals
+        assert (charge.customer, totals.fees, totals.spent, totals.posted) == (3, 3, 0, 7)
+        assert held.entries[-1].kind is EntryKind.FEE
+        check(held)
+
+    def test_an_invoiced_fee_moves_no_credits(self) -> None:
+        held = book(overdraft=5)
+        give(held, "first", 10)
+        charge = held.settle((), 30, cause=ATTEMPT, income=Income.INVOICED_FEE)
+        totals = held.account.totals
+        assert charge == Charge(invoiced=30)
+        assert (charge.customer, totals.fees, totals.invoiced, totals.posted) == (30, 30, 30, 10)
+        check(held)
+
+    def test_corrections_of_an_invoiced_fee_stay_on_the_invoice(self) -> None:
+        held = book()
+        give(held, "first", 10)
+        charge = held.settle((), 30, cause=ATTEMPT, income=Income.INVOICED_FEE)
+        more = {"cause": ATTEMPT, "income": Income.INVOICED_FEE}
+        charge = held.correct(charge, 50, paid_max=40, **more)
+        assert charge == Charge(absorbed=10, invoiced=40)
+        charge = held.correct(charge, 35, paid_max=40, **more)
+        assert charge == Charge(invoiced=35)
+        assert held.account.totals.posted == 10
+        check(held)
+
+    def test_a_fee_past_its_hold_goes_on_like_a_charge_and_comes_back_in_reverse(self) -> None:
+        held = book(overdraft=2)
+        give(held, "first", 10)
+        fee = {"cause": ATTEMPT, "income": Income.FEE}
+        charge = held.settle(held.reserve(4), 20, **fee)
+        assert charge == Charge((Part("first", 4), Part("first", 6)), overdraft=2, absorbed=8)
+        charge = held.correct(charge, 3, paid_max=20, **fee)
+        assert charge == Charge((Part("first", 3),))
+        assert held.account.totals.fees == 3
         check(held)
 
 

@@ -12,7 +12,7 @@ import pytest
 from services.ledger.domain.files import AccountFile
 from services.ledger.domain.plans import PlanBook
 from services.ledger.errors import AccountNotFoundError
-from services.ledger.usecases.attempts import UNITS_AT_ONCE_MAX, Attempts
+from services.ledger.usecases.attempts import Attempts
 from services.ledger.usecases.commands import RenewCommand
 from services.ledger.usecases.ports import LapsedRun, UnitRefusedError, Wanted
 from services.shared.errors import InternalError, StoreUnavailableError
@@ -74,10 +74,10 @@ class TestBatches:
             InternalError,
             AccountNotFoundError,
         ]
-        assert store.units == [["one", POISON, "two"], ["one"], [POISON], ["two"]]
+        assert store.units == [["one", POISON, "two"], ["one"], [POISON, "two"], [POISON], ["two"]]
 
     async def test_outcomes_keep_the_order_of_commands_over_buckets(self) -> None:
-        names = [f"account-{number}" for number in range(3 * UNITS_AT_ONCE_MAX)]
+        names = [f"account-{number}" for number in range(24)]
         outcomes = await attempts(RefusingStore()).each([renew("r", name) for name in names])
         told = [getattr(outcome, "metadata", {})["account"] for outcome in outcomes]
         assert told == [f"accounts/{name}" for name in names]
