@@ -176,6 +176,15 @@ class AnthropicAPI(ProviderAPI):
         """
         _require_version(request)
         require_json(request)
+        return self.read_body(body)
+
+    def read_body(self, body: bytes) -> Generation:
+        """
+        Read a Messages body strictly.
+
+        Raises:
+            InvalidRequestError: The API would refuse it.
+        """
         try:
             read = msgspec.json.decode(body, type=_Body)
         except msgspec.DecodeError as error:

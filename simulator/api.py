@@ -33,6 +33,7 @@ __all__ = [
     "RefusalKind",
     "Settings",
     "json_response",
+    "reset",
     "sse",
 ]
 
@@ -128,6 +129,8 @@ class ProviderAPI(ABC):
     key_prefixes: tuple[str, ...]
     foreign_prefixes: tuple[str, ...] = ()
     """Longer prefixes under the own ones that belong to other providers."""
+    stream_type = "text/event-stream"
+    """What a stream says it is."""
 
     def __init__(self, control: Control, settings: Settings) -> None:
         self._control = control
@@ -151,6 +154,21 @@ class ProviderAPI(ABC):
         """
         Take the key out of its header; empty where it is missing.
         """
+
+    async def doubt(self, request: web.Request, key: str) -> str:  # noqa: ARG002 - a hook
+        """
+        Say what is wrong with a request's credential, "" for nothing.
+        """
+        known = key.startswith(self.key_prefixes) and not key.startswith(
+            self.foreign_prefixes or ("\0",)
+        )
+        return "" if known and len(key) >= KEY_LENGTH_MIN else "unknown"
+
+    def permits(self, key: str, *, generation: bool) -> bool:  # noqa: ARG002 - a hook
+        """
+        Tell whether a credential has the permission for a generation or a free call.
+        """
+        return True
 
     @abstractmethod
     def peek(self, request: web.Request, body: bytes) -> tuple[str, bool]:
@@ -203,12 +221,18 @@ class ProviderAPI(ABC):
         """
         self._record(request, "", stream=False)
         try:
-            await self._admit(request, "", generation=False)
+            fault = await self._admit(request, "", generation=False)
         except _RefusedError as error:
             return self.refuse(error.refusal)
         except _DownError:
-            return _reset(request)
-        return json_response(body)
+            return reset(request)
+        return json_response(self.free_body(body, fault))
+
+    def free_body(self, body: dict[str, Any], fault: Fault | None) -> dict[str, Any]:  # noqa: ARG002 - a hook
+        """
+        Give a free call's answer as a fault would have it.
+        """
+        return body
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         """
@@ -227,7 +251,7 @@ class ProviderAPI(ABC):
         except _RefusedError as error:
             return self.refuse(error.refusal)
         except _DownError:
-            return _reset(request)
+            return reset(request)
         return await self._respond(request, generation, fault)
 
     def _record(self, request: web.Request, model: str, *, stream: bool) -> None:
@@ -251,11 +275,13 @@ class ProviderAPI(ABC):
         key = self.key_of(request)
         if not key:
             raise _RefusedError(Refusal(kind=RefusalKind.MISSING_KEY, generation=generation))
-        known = key.startswith(self.key_prefixes) and not key.startswith(
-            self.foreign_prefixes or ("\0",)
-        )
-        if not known or len(key) < KEY_LENGTH_MIN:
-            raise _RefusedError(Refusal(kind=RefusalKind.INVALID_KEY, generation=generation))
+        doubt = await self.doubt(request, key)
+        if doubt:
+            raise _RefusedError(
+                Refusal(kind=RefusalKind.INVALID_KEY, generation=generation, detail=doubt)
+            )
+        if not self.permits(key, generation=generation):
+            raise _RefusedError(Refusal(kind=RefusalKind.FORBIDDEN, generation=generation))
         fault = self._fault(key, model, generation=generation)
         if fault is None:
             return None
@@ -323,7 +349,7 @@ class ProviderAPI(ABC):
     ) -> web.StreamResponse:
         half = len(frames) // 2
         response = web.StreamResponse(
-            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
+            headers={"Content-Type": self.stream_type, "Cache-Control": "no-cache"}
         )
         # A client that hangs up ends its stream; that is its right.
         with contextlib.suppress(ConnectionError):
@@ -380,7 +406,7 @@ def _close(request: web.Request) -> None:
         request.transport.close()
 
 
-def _reset(request: web.Request) -> web.Response:
+def reset(request: web.Request) -> web.Response:
     """
     Reset the connection: a lingering time of zero makes the kernel send RST.
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The simulator's web application: four providers under their prefixes, and the control API.
+The simulator's web application: eight providers under their prefixes, and the control API.
 """
 
 from __future__ import annotations
@@ -12,17 +12,31 @@ from aiohttp import web
 
 from simulator.anthropic_api import AnthropicAPI
 from simulator.api import Settings, json_response
+from simulator.azure_api import AzureAPI
+from simulator.bedrock_api import BedrockAPI
 from simulator.control import Control
+from simulator.deepseek_api import DeepSeekAPI
 from simulator.faults import parse_fault
 from simulator.gemini_api import GeminiAPI
 from simulator.openai_api import OpenAIAPI
 from simulator.openrouter_api import OpenRouterAPI
+from simulator.vertex_api import VertexAPI
 
 __all__ = ["BODY_BYTES_MAX", "build_app"]
 
 BODY_BYTES_MAX = 32 * 1024 * 1024
 """The largest request; that of the largest providers."""
 
+_APIS = (
+    OpenAIAPI,
+    OpenRouterAPI,
+    AnthropicAPI,
+    GeminiAPI,
+    AzureAPI,
+    BedrockAPI,
+    VertexAPI,
+    DeepSeekAPI,
+)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -39,7 +53,7 @@ def build_app(settings: Settings) -> web.Application:
     """
     control = Control()
     app = web.Application(client_max_size=BODY_BYTES_MAX)
-    for api in (OpenAIAPI, OpenRouterAPI, AnthropicAPI, GeminiAPI):
+    for api in _APIS:
         app.add_routes(api(control, settings).routes())
     app.add_routes(_control_routes(control))
     return app

@@ -14,7 +14,15 @@ import msgspec
 
 from simulator.tokens import Answer, Finish, Prompt
 
-__all__ = ["ChatBody", "RouterBody", "chunks", "completion", "prompt_of", "usage_of"]
+__all__ = [
+    "ChatBody",
+    "DeepSeekBody",
+    "RouterBody",
+    "chunks",
+    "completion",
+    "prompt_of",
+    "usage_of",
+]
 
 
 class _Text(msgspec.Struct, tag_field="type", tag="text", forbid_unknown_fields=True):
@@ -66,6 +74,14 @@ class _RouterAssistant(
     tool_calls: list[_ToolCall] | None = None
     reasoning: str | None = None
     reasoning_details: list[dict[str, Any]] | None = None
+
+
+class _DeepSeekAssistant(
+    msgspec.Struct, tag_field="role", tag="assistant", forbid_unknown_fields=True
+):
+    content: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+    reasoning_content: str | None = None
 
 
 class _Tool(msgspec.Struct, tag_field="role", tag="tool", forbid_unknown_fields=True):
@@ -152,7 +168,35 @@ class RouterBody(_Body, kw_only=True, forbid_unknown_fields=True):
     usage: dict[str, Any] | None = None
 
 
-def prompt_of(body: ChatBody | RouterBody, *, thinks: bool) -> Prompt:
+class _Thinking(msgspec.Struct, forbid_unknown_fields=True):
+    type: Literal["enabled", "disabled"]
+
+
+class _TextUser(msgspec.Struct, tag_field="role", tag="user", forbid_unknown_fields=True):
+    content: str | list[_Text]
+
+
+class DeepSeekBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """
+    What DeepSeek takes: no images, no seed, no schema.
+    """
+
+    model: str
+    messages: list[_System | _TextUser | _DeepSeekAssistant | _Tool]
+    stream: bool = False
+    stream_options: _StreamOptions | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: str | list[str] | None = None
+    tools: list[_ToolOffer] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    response_format: _ObjectFormat | _TextFormat | None = None
+    thinking: _Thinking | None = None
+    reasoning_effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
+
+
+def prompt_of(body: ChatBody | RouterBody | DeepSeekBody, *, thinks: bool) -> Prompt:
     """
     Give what a body asks for.
     """
@@ -174,7 +218,7 @@ def prompt_of(body: ChatBody | RouterBody, *, thinks: bool) -> Prompt:
         model=body.model,
         texts=tuple(texts),
         image_count=images,
-        output_tokens_max=body.max_completion_tokens or body.max_tokens,
+        output_tokens_max=getattr(body, "max_completion_tokens", None) or body.max_tokens,
         stop=tuple(stop),
         tool=None if offer is None else (offer.name, offer.parameters),
         schema=form.json_schema.schema if isinstance(form, _SchemaFormat) else None,

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 import grpc.aio
 from ownkey.router.v1 import router_service_pb2_grpc
@@ -14,15 +15,24 @@ from ownkey.router.v1 import router_service_pb2_grpc
 from services.router.adapters.catalogue_file import load_catalogue
 from services.router.adapters.keyvault_client import GrpcKeys
 from services.router.adapters.ledger_client import GrpcLedger
+from services.router.adapters.ledger_tariffs import GrpcTariffs
 from services.router.adapters.price_library import PriceLibrary
 from services.router.adapters.transport import AiohttpTransport
 from services.router.config import RouterConfig
+from services.router.http.door import Door
+from services.router.http.serving import serving
+from services.router.providers.base import Dialect
+from services.router.providers.bedrock import BEDROCK
+from services.router.providers.hosts import HOST
 from services.router.providers.registry import DIALECTS
 from services.router.rpc.policy import POLICY, SERVICE
 from services.router.rpc.servicer import RouterServicer, UseCases
 from services.router.rpc.status import STATUS_TABLE
+from services.router.usecases.access import AccessTokens
 from services.router.usecases.attempt import Caller
 from services.router.usecases.engine import Engine
+from services.router.usecases.estimate_cost import EstimateCost
+from services.router.usecases.experience import Experience
 from services.router.usecases.explain import Explain
 from services.router.usecases.generate import GenerateText
 from services.router.usecases.probe_key import ProbeKey
@@ -59,6 +69,8 @@ async def router(config: RouterConfig, *, clock: Clock | None = None) -> AsyncIt
     token = read_secret_file(config.tokens_dir / ROUTER)
     fingerprint_key = read_secret_file(config.fingerprint_key_file)
     base_urls = config.provider_base_urls or {}
+    dialects = _dialects(config)
+    _check_base_urls(base_urls, dialects)
     async with AsyncExitStack() as stack:
         transport = AiohttpTransport()
         stack.push_async_callback(transport.close)
@@ -67,30 +79,43 @@ async def router(config: RouterConfig, *, clock: Clock | None = None) -> AsyncIt
         stack.push_async_callback(ledger_channel.close)
         keyvault_channel = open_channel(config.keyvault_address)
         stack.push_async_callback(keyvault_channel.close)
+        tokens = AccessTokens(transport=transport, clock=clock)
+        stack.push_async_callback(tokens.close)
         keys = GrpcKeys(keyvault_channel, token=token, clock=clock)
         stack.push_async_callback(keys.close)
         await keys.open()
         ledger = GrpcLedger(ledger_channel, token=token)
         work = BackgroundWork()
         stack.push_async_callback(work.drain)
+        caller = Caller(
+            dialects=dialects,
+            base_urls=base_urls,
+            transport=transport,
+            tokens=tokens,
+            clock=clock,
+        )
         engine = Engine(
             keys=keys,
             ledger=ledger,
-            caller=Caller(dialects=DIALECTS, base_urls=base_urls, transport=transport, clock=clock),
+            caller=caller,
             settler=Settler(ledger, work),
             work=work,
+            experience=Experience(caller.host, failures_to_open=config.breaker_failures),
             catalogue=catalogue,
             clock=clock,
             chance=random.random,
             new_claimant=lambda: secrets.token_hex(CLAIMANT_BYTES),
             fingerprint_key=fingerprint_key,
         )
+        generate = GenerateText(engine)
+        authenticator = TokenAuthenticator(config.tokens_dir)
         servicer = RouterServicer(
             UseCases(
-                generate=GenerateText(engine),
+                generate=generate,
                 explain=Explain(engine),
+                estimate=EstimateCost(catalogue, keys, GrpcTariffs(ledger_channel, token=token)),
                 probe=ProbeKey(
-                    dialects=DIALECTS,
+                    dialects=dialects,
                     base_urls=base_urls,
                     transport=transport,
                     catalogue=catalogue,
@@ -100,10 +125,46 @@ async def router(config: RouterConfig, *, clock: Clock | None = None) -> AsyncIt
                 tokens=PageTokens(fingerprint_key.reveal_bytes()),
             )
         )
-        yield _spec(config, servicer, clock)
+        if config.http_listen is not None:
+            door = Door(
+                generate=generate,
+                catalogue=catalogue,
+                authenticator=authenticator,
+                policy=POLICY,
+                clock=clock,
+            )
+            listening = serving(door.app(), config.http_listen, drain_seconds=config.drain_seconds)
+            await stack.enter_async_context(listening)
+        yield _spec(config, servicer, authenticator, clock)
 
 
-def _spec(config: RouterConfig, servicer: RouterServicer, clock: Clock) -> ServerSpec:
+def _dialects(config: RouterConfig) -> dict[str, Dialect]:
+    bedrock = replace(BEDROCK, default_region=config.bedrock_region)
+    return {**DIALECTS, bedrock.provider: bedrock}
+
+
+def _check_base_urls(base_urls: Mapping[str, str], dialects: Mapping[str, Dialect]) -> None:
+    """
+    Refuse an address that hides to which host a credential is bound.
+
+    Raises:
+        ConfigError: Naming each provider.
+    """
+    problems = [
+        f"the address of {provider} must hold {HOST}, such as http://127.0.0.1:7190/azure/{HOST}"
+        for provider, url in base_urls.items()
+        if provider in dialects and HOST in dialects[provider].default_base_url and HOST not in url
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _spec(
+    config: RouterConfig,
+    servicer: RouterServicer,
+    authenticator: TokenAuthenticator,
+    clock: Clock,
+) -> ServerSpec:
     def register(server: grpc.aio.Server) -> None:
         router_service_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server)
 
@@ -113,7 +174,7 @@ def _spec(config: RouterConfig, servicer: RouterServicer, clock: Clock) -> Serve
         register=register,
         boundary=Boundary(
             table=STATUS_TABLE,
-            authenticator=TokenAuthenticator(config.tokens_dir),
+            authenticator=authenticator,
             policy=POLICY,
             clock=clock,
             request_bytes_max=REQUEST_BYTES_MAX,

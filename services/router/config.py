@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,12 @@ from services.shared.config import (
     load,
     seconds,
     setting,
+    whole,
 )
 
 PREFIX = "OWNKEY_ROUTER_"
+
+_REGION = re.compile(r"[a-z]{2,4}(?:-[a-z]+){1,3}-\d{1,2}")
 
 
 def _base_urls(text: str) -> Mapping[str, str]:
@@ -42,6 +46,13 @@ def _base_urls(text: str) -> Mapping[str, str]:
     return urls
 
 
+def _region(text: str) -> str:
+    """Check the name of an AWS Region."""
+    if not _REGION.fullmatch(text):
+        raise ValueError("must be the name of an AWS Region such as us-east-1")
+    return text
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -57,6 +68,13 @@ class RouterConfig:
         "OWNKEY_ROUTER_LISTEN",
         "address to serve on, host:port; plain text on loopback only",
         default="127.0.0.1:7102",
+        parse=listen_address,
+    )
+    http_listen: str | None = setting(
+        "OWNKEY_ROUTER_HTTP_LISTEN",
+        "address of the HTTP door for official SDKs, host:port; plain text on loopback only; no "
+        "door where unset",
+        default=None,
         parse=listen_address,
     )
     keyvault_address: str = setting(
@@ -83,6 +101,12 @@ class RouterConfig:
         default=None,
         parse=_base_urls,
     )
+    bedrock_region: str = setting(
+        "OWNKEY_ROUTER_BEDROCK_REGION",
+        "the AWS Region where Bedrock API keys are tried that name none",
+        default="us-east-1",
+        parse=_region,
+    )
     catalogue_file: Path = setting(
         "OWNKEY_ROUTER_CATALOGUE_FILE",
         "the catalogue of providers and models; the packaged one where unset",
@@ -93,6 +117,13 @@ class RouterConfig:
         "OWNKEY_ROUTER_INSTANCE",
         "name of this process in its logs and claims",
         default="router",
+    )
+    breaker_failures: int = setting(
+        "OWNKEY_ROUTER_BREAKER_FAILURES",
+        "failures of a provider's model in short time, half of its calls at least, after which it "
+        "is passed over for a while; 0 for never",
+        default=5,
+        parse=whole(0, 1_000_000),
     )
     drain_seconds: float = setting(
         "OWNKEY_ROUTER_DRAIN_SECONDS",

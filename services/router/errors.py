@@ -43,6 +43,10 @@ class ModelNotFoundError(ServiceError):
     """A model that nobody here serves."""
 
 
+class AnswerNotKeptError(ServiceError):
+    """A repeat of a request that was served, through the HTTP door: its text is not kept."""
+
+
 class NoCandidateError(ServiceError):
     """The preferences or the request's needs leave no provider."""
 

@@ -19,13 +19,19 @@ from typing import Any
 
 from services.router.domain.text import StreamEvent
 from services.router.providers.anthropic import ANTHROPIC
+from services.router.providers.azure import AZURE
 from services.router.providers.base import ProviderError, StreamDecoder
-from services.router.providers.dialect import HTTPDialect
+from services.router.providers.bedrock import BEDROCK
+from services.router.providers.deepseek import DEEPSEEK
+from services.router.providers.dialect import HTTPDialect, JSONDialect
+from services.router.providers.event_stream import EventStreamParser
 from services.router.providers.gemini import GEMINI
 from services.router.providers.openai import OPENAI
 from services.router.providers.openai_responses import ResponsesDecoder, parse_responses
 from services.router.providers.openrouter import OPENROUTER
 from services.router.providers.sse import SSEParser
+from services.router.providers.vertex import VERTEX
+from services.router.providers.vertex_credential import TOKEN_URI, read_token
 from tests.samples.expectations import Decoded, collect, differences
 from tests.samples.recordings import Exchange, load_exchange
 
@@ -33,18 +39,19 @@ _NOW = datetime(2026, 9, 1, tzinfo=UTC)
 _CUTS = (1, 7, 1024 * 1024)
 _HTTP_OK = 200
 
-_SPOKEN: dict[str, tuple[HTTPDialect, str]] = {
-    "openai": (OPENAI, "/chat/completions"),
-    "openrouter": (OPENROUTER, "/chat/completions"),
-    "anthropic": (ANTHROPIC, "/messages"),
-    "gemini": (GEMINI, "enerateContent"),
-    # Chat completions of these are OpenAI's, their own words for errors are not yet known.
-    "azure": (OPENAI, "/chat/completions"),
-    "deepseek": (OPENAI, "/chat/completions"),
+_SPOKEN: dict[str, tuple[JSONDialect, tuple[str, ...]]] = {
+    "openai": (OPENAI, ("/chat/completions",)),
+    "openrouter": (OPENROUTER, ("/chat/completions",)),
+    "anthropic": (ANTHROPIC, ("/messages",)),
+    "gemini": (GEMINI, ("enerateContent",)),
+    "azure": (AZURE, ("/chat/completions",)),
+    "deepseek": (DEEPSEEK, ("/chat/completions",)),
+    "bedrock": (BEDROCK, ("/converse", "/converse-stream", "/invoke", "/invoke-with-")),
+    "vertex": (VERTEX, ("enerateContent", "awPredict")),
 }
-"""The dialect of a folder, and the part of an address that tells text generation."""
+"""The dialect of a folder, and the parts of an address that tell text generation."""
 
-_RESPONSES_SPOKEN_BY = ("openai", "openrouter")
+_RESPONSES_SPOKEN_BY = ("openai", "openrouter", "azure")
 
 
 class _Kind(Enum):
@@ -55,6 +62,7 @@ class _Kind(Enum):
     GENERATION = auto()
     RESPONSES = auto()
     FREE_CALL = auto()
+    TOKEN = auto()
 
 
 def main(arguments: list[str]) -> int:
@@ -109,11 +117,13 @@ def _kind(provider: str, uri: str) -> _Kind | None:
         return None
     dialect, generation = _SPOKEN[provider]
     path = uri.split("?", maxsplit=1)[0].rstrip("/")
-    if generation in path:
+    if any(part in path for part in generation):
         return _Kind.GENERATION
+    if dialect is VERTEX and uri == TOKEN_URI:
+        return _Kind.TOKEN
     if path.endswith("/responses") and provider in _RESPONSES_SPOKEN_BY:
         return _Kind.RESPONSES
-    if dialect.provider == provider and path.endswith(_free_path(dialect)):
+    if isinstance(dialect, HTTPDialect) and path.endswith(_free_path(dialect)):
         return _Kind.FREE_CALL
     return None
 
@@ -123,10 +133,12 @@ def _free_path(dialect: HTTPDialect) -> str:
 
 
 def _check_exchange(
-    dialect: HTTPDialect, exchange: Exchange, expected: dict[str, Any], kind: _Kind
+    dialect: JSONDialect, exchange: Exchange, expected: dict[str, Any], kind: _Kind
 ) -> list[str]:
     status = exchange.status or expected["status"]
-    if kind is _Kind.FREE_CALL and status == _HTTP_OK:
+    if kind is _Kind.TOKEN:
+        return _check_token(exchange, expected, status)
+    if kind is _Kind.FREE_CALL and status == _HTTP_OK and isinstance(dialect, HTTPDialect):
         return _check_free_call(dialect, exchange)
     responses = kind is _Kind.RESPONSES
     streamed = expected.get("stream") or ":streamGenerateContent" in expected["uri"]
@@ -142,11 +154,28 @@ def _check_exchange(
     found = differences(expected, results[0])
     if len({_comparable(result) for result in results}) != 1:
         found.append("the stream decodes differently in other cuts")
-    parser = SSEParser()
+    binary = expected.get("stream") == "aws-eventstream"
+    parser = EventStreamParser() if binary else SSEParser()
     count = len(parser.feed(exchange.body) + parser.finish())
-    if expected.get("stream") == "sse" and expected.get("events") not in (None, count):
+    if expected.get("stream") in ("sse", "aws-eventstream") and expected.get("events") not in (
+        None,
+        count,
+    ):
         found.append(f"events: expected {expected['events']}, got {count}")
     return found
+
+
+def _check_token(exchange: Exchange, expected: dict[str, Any], status: int) -> list[str]:
+    """
+    Hold that a token is read and lives as long as it says, or that its refusal is understood.
+    """
+    try:
+        token = read_token(status, exchange.headers, exchange.body, now=_NOW)
+    except ProviderError as error:
+        return differences(expected, Decoded(error=error))
+    wanted = (expected.get("oauth") or {}).get("expires_in")
+    seconds = (token.expire_time - _NOW).total_seconds()
+    return [] if wanted in (None, seconds) else [f"expires_in: expected {wanted}, got {seconds}"]
 
 
 def _check_free_call(dialect: HTTPDialect, exchange: Exchange) -> list[str]:
@@ -159,7 +188,7 @@ def _check_free_call(dialect: HTTPDialect, exchange: Exchange) -> list[str]:
     return ["the free call lists no model"]
 
 
-def _whole(dialect: HTTPDialect, exchange: Exchange, status: int, *, responses: bool) -> Decoded:
+def _whole(dialect: JSONDialect, exchange: Exchange, status: int, *, responses: bool) -> Decoded:
     try:
         if responses:
             table = dialect.table

@@ -158,6 +158,15 @@ def _usage_differences(found: list[str], raw: dict[str, Any], usage: Usage | Non
             "reasoning_tokens": count.get("reasoning_tokens", 0),
             "cached_input_tokens": cached,
         }
+    elif "inputTokens" in count:
+        read = int(count.get("cacheReadInputTokens", 0))
+        written = int(count.get("cacheWriteInputTokens", 0))
+        wanted = {
+            "input_tokens": count["inputTokens"] + read + written,
+            "output_tokens": count.get("outputTokens", 0),
+            "cached_input_tokens": read,
+            "cache_write_tokens": written,
+        }
     else:
         wanted = {
             "input_tokens": count.get("input_tokens", 0) + read + written,
@@ -170,7 +179,7 @@ def _usage_differences(found: list[str], raw: dict[str, Any], usage: Usage | Non
         )
     for name, value in wanted.items():
         _compare(found, name, value, getattr(usage, name))
-    total = count.get("total_tokens", count.get("totalTokenCount"))
+    total = count.get("total_tokens", count.get("totalTokenCount", count.get("totalTokens")))
     _compare(found, "total tokens", total, usage.input_tokens + usage.output_tokens)
 
 

@@ -10,6 +10,10 @@ from ownkey.keyvault.v1 import resolution_pb2 as pb
 
 from services.router.domain.keys import AccountKeys, HealthMark, HealthState, OwnKey
 from services.router.domain.outcomes import Outcome
+from services.router.providers.azure import AZURE
+from services.router.providers.azure_credential import read_deployments
+from services.router.providers.base import APIKeyCredential, CredentialMalformedError
+from services.shared.secret import Secret
 
 _HEALTH = {
     key_pb2.HEALTH_STATE_ACTIVE: HealthState.ACTIVE,
@@ -67,6 +71,7 @@ def _key(item: pb.ResolvedKey, now: float) -> OwnKey:
         active=key.active,
         always_use=key.always_use,
         allowed_models=frozenset(key.allowed_models),
+        deployed_models=_deployed_models(key.provider, item.secret),
         default_model=key.default_model,
         monthly_limit_nano_usd=limit,
         health=tuple(
@@ -75,3 +80,16 @@ def _key(item: pb.ResolvedKey, now: float) -> OwnKey:
             if mark.state in _HEALTH
         ),
     )
+
+
+def _deployed_models(provider: str, secret: str) -> frozenset[str] | None:
+    """
+    Give the models that a credential has deployments of; none at all where it cannot be read.
+    """
+    if provider != AZURE.provider:
+        return None
+    try:
+        deployments = read_deployments(APIKeyCredential(Secret(secret)))
+    except CredentialMalformedError:
+        return frozenset()
+    return frozenset(deployment.model_slug for deployment in deployments)

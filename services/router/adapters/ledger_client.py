@@ -98,7 +98,7 @@ class GrpcLedger:
             result = await self._authorize.submit(request)
             return result.response if result.HasField("response") else _raise(result.error)
 
-        return mapping.grant(await _retried(attempt, timeout_seconds))
+        return mapping.grant(await retried(attempt, timeout_seconds))
 
     async def renew(
         self, claim: Claim, sequence: int, checkpoint: Capture, *, timeout_seconds: float
@@ -111,7 +111,7 @@ class GrpcLedger:
         async def attempt() -> pb.Authorization:
             return _authorization(await self._renew.submit(request))
 
-        await _retried(attempt, timeout_seconds)
+        await retried(attempt, timeout_seconds)
 
     async def settle(
         self,
@@ -129,7 +129,7 @@ class GrpcLedger:
         async def attempt() -> pb.Authorization:
             return _authorization(await self._settle.submit(request))
 
-        return mapping.settled(await _retried(attempt, timeout_seconds))
+        return mapping.settled(await retried(attempt, timeout_seconds))
 
     async def _send_authorize(
         self, items: Sequence[pb.AuthorizeRequest]
@@ -155,7 +155,7 @@ class GrpcLedger:
         return response.results
 
 
-async def _retried(attempt: Callable[[], Awaitable[T]], timeout_seconds: float) -> T:
+async def retried(attempt: Callable[[], Awaitable[T]], timeout_seconds: float) -> T:
     """
     Try until it is answered, refused, or the time is up.
     """
@@ -168,6 +168,8 @@ async def _retried(attempt: Callable[[], Awaitable[T]], timeout_seconds: float) 
                 except grpc.aio.AioRpcError as fault:
                     status = from_rpc_error(fault)
                     log.warning("ledger_call_failed", code=status.code.name, reason=status.reason)
+                    if status.reason in REFUSALS:
+                        raise _refusal(status) from None
                     if status.code not in _PASSING:
                         raise InternalError(
                             "the ledger did not take the router's call; it is logged"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 NANO_PER_USD = 1_000_000_000
 
-_LIBRARY_IDS = {"gemini": "google"}
+_LIBRARY_IDS = {"gemini": "google", "google-vertex": "google", "amazon-bedrock": "aws"}
 """Where the library's provider id is not ours."""
 
 

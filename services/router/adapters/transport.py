@@ -3,18 +3,24 @@
 The only way to the providers: HTTP over aiohttp.
 
 Pooled per host, TLS checked, no redirects, no cookies, no retries, no proxy from the environment.
-A pooled connection carries no credential: each request brings its own headers. Right before the
-first byte, with the connection in hand, the request's lease is asked for once more.
+Names are looked up here, and only public addresses are connected to: the very address that was
+checked. A pooled connection carries no credential: each request brings its own headers. Right
+before the first byte, with the connection in hand, the request's lease is asked for once more.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import ipaddress
+import socket
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
 from services.router.domain.outcomes import Billed, Outcome
@@ -58,6 +64,40 @@ class _LeasedConnector(aiohttp.TCPConnector):
         return connection
 
 
+class PublicResolver(AbstractResolver):
+    """
+    Looks up names, and fails where one leads to an address that is not public.
+
+    Customers choose some hosts: a name on a provider's domain can be pointed anywhere.
+
+    Args:
+        inner: Looks up; the system's resolver by default.
+    """
+
+    def __init__(self, inner: AbstractResolver | None = None) -> None:
+        self._inner = inner or ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """
+        Give the addresses of a host, each of them public.
+
+        Raises:
+            OSError: There is none, or one is not public.
+        """
+        found = await self._inner.resolve(host, port, family)
+        if not all(ipaddress.ip_address(item["host"]).is_global for item in found):
+            raise OSError(errno.EHOSTUNREACH, "the name leads to an address that is not public")
+        return found
+
+    async def close(self) -> None:
+        """
+        Close what looks up.
+        """
+        await self._inner.close()
+
+
 class AiohttpTransport:
     """
     Sends requests.
@@ -76,6 +116,7 @@ class AiohttpTransport:
                 limit_per_host=CONNECTIONS_PER_HOST_MAX,
                 keepalive_timeout=KEEPALIVE_SECONDS,
                 ttl_dns_cache=DNS_SECONDS,
+                resolver=PublicResolver(),
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=True,

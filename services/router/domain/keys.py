@@ -55,9 +55,18 @@ class OwnKey:
     always_use: bool
     allowed_models: frozenset[str] = frozenset()
     """`vendor/model`; empty for all."""
+    deployed_models: frozenset[str] | None = None
+    """The only models its credential has deployments of; None where it is not about deployments."""
     default_model: str = ""
     monthly_limit_nano_usd: int | None = None
     health: tuple[HealthMark, ...] = ()
+
+    def may_serve(self, model: str) -> bool:
+        """
+        Tell whether its owner's list and its deployments leave a model in.
+        """
+        listed = not self.allowed_models or model in self.allowed_models
+        return listed and (self.deployed_models is None or model in self.deployed_models)
 
     def health_for(self, provider_model: str, *, now: float) -> HealthMark:
         """
@@ -71,6 +80,17 @@ class OwnKey:
             if mark.model in ("", provider_model) and (mark.state not in _TIMED or mark.until > now)
         ]
         return max(marks, key=lambda m: (_GRAVITY[m.state], m.until), default=_HEALTHY)
+
+    def is_on_probation(self, provider_model: str, *, now: float) -> bool:
+        """
+        Tell whether the time of a NO_CREDIT mark has come: one request finds out.
+        """
+        return any(
+            mark.state is HealthState.NO_CREDIT
+            and mark.model in ("", provider_model)
+            and mark.until <= now
+            for mark in self.health
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,8 @@ Events (`failed`, `refreshed`, `credits_refused`, `granted`) turn one `Progress`
 3. 429: the key cools by the provider's hint. Then other own keys; one wait of at most two seconds;
    credits by consent; where credits are refused, a wait in place up to the deadline.
 4. 5xx, overload, network: the same key again after a growing, jittered pause, then the next.
-5. Budgets never multiply: attempts over all, transient retries over all, one repeat of a call that
-   may have been billed on each funding, one deadline.
+5. Budgets never multiply: attempts over all, transient retries over all and within what the account
+   can pay, one repeat of a call that may have been billed on each funding, one deadline.
 6. The state told to the ledger is the one that needs the widest consent.
 """
 
@@ -245,7 +245,13 @@ def refreshed(progress: Progress, candidate: Candidate, newer: OwnKey | None) ->
 
 
 def failed(
-    progress: Progress, candidate: Candidate, failure: Failure, *, now: float, chance: float
+    progress: Progress,
+    candidate: Candidate,
+    failure: Failure,
+    *,
+    now: float,
+    chance: float,
+    may_retry: bool = True,
 ) -> Progress:
     """
     Take the failure of an attempt.
@@ -256,6 +262,7 @@ def failed(
         failure: How it failed.
         now: Monotonic seconds.
         chance: Random number from 0 to 1, for the pause before a retry.
+        may_retry: Whether the account can pay a retry on the same key.
     """
     runner = dataclasses.replace(_find(progress, candidate), failure=failure)
     if failure.billed is Billed.MAYBE_BILLED:
@@ -266,7 +273,7 @@ def failed(
         progress = dataclasses.replace(progress, ended=True)
         return _put(progress, runner, dataclasses.replace(runner, standing=Standing.FAILED))
     if failure.outcome in TRANSIENT:
-        return _after_transient(progress, runner, failure, now, chance)
+        return _after_transient(progress, runner, failure, now, chance if may_retry else None)
     changed = _after_key_failure(runner, failure, now)
     return _put(progress, runner, changed)
 
@@ -424,8 +431,11 @@ def _after_key_failure(runner: Runner, failure: Failure, now: float) -> Runner:
 
 
 def _after_transient(
-    progress: Progress, runner: Runner, failure: Failure, now: float, chance: float
+    progress: Progress, runner: Runner, failure: Failure, now: float, chance: float | None
 ) -> Progress:
+    """
+    Repeat after a pause, or give the candidate up; without a chance nothing is repeated.
+    """
     retries = progress.transient_retries
     repeat = (
         failure.retryable
@@ -433,7 +443,7 @@ def _after_transient(
         and retries < TRANSIENT_RETRIES_MAX
         and progress.maybe_billed < MAYBE_BILLED_MAX
     )
-    if not repeat:
+    if chance is None or not repeat:
         return _put(progress, runner, dataclasses.replace(runner, standing=Standing.FAILED))
     backoff = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_BASE * 2**retries) * (0.8 + 0.4 * chance)
     ready_at = now + max(backoff, failure.retry_after_seconds or 0.0)

@@ -9,7 +9,9 @@ Pure: request, keys, health, catalogue and time in, candidates and exclusions ou
    holds the model, and its provider offers it. Its health does not matter here: a matching key
    that cannot serve now decides about consent, so it stays, with its mark.
 3. Credits need a price; an own key does not, unless the request limits the price.
-4. Everything left out is named with its reason.
+4. A breaker that closes the way leaves a shared key out, but never the last one, and puts an own
+   key last.
+5. Everything left out is named with its reason.
 """
 
 from __future__ import annotations
@@ -20,8 +22,16 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from services.router.domain.catalogue import Capability, Offer
+from services.router.domain.conditions import OPEN_GATE, UNMEASURED, Gate
+from services.router.domain.keys import HealthMark, HealthState
+from services.router.domain.ordering import (
+    own_behind_breakers,
+    preference_rank,
+    shared_behind_breakers,
+)
 from services.router.domain.prices import worst_case_nano_usd
-from services.router.domain.request import Sort, Source, Tier
+from services.router.domain.request import Source, Tier
+from services.router.domain.speed import Speed
 from services.router.domain.text import ImagePart, ImageURLPart, TextCall
 from services.router.domain.token_bound import input_tokens_max
 from services.shared.errors import InvalidArgumentError
@@ -30,7 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from services.router.domain.catalogue import Catalogue, Provider
-    from services.router.domain.keys import AccountKeys, HealthMark, OwnKey
+    from services.router.domain.conditions import Conditions
+    from services.router.domain.keys import AccountKeys, OwnKey
     from services.router.domain.request import Preferences, TextRequest
 
     Unsupported = Callable[[str, TextCall], list[str]]
@@ -79,6 +90,7 @@ class ExclusionReason(StrEnum):
     SOURCE = "source"
     UNPRICED = "unpriced"
     NO_SHARED_KEY = "no_shared_key"
+    BREAKER_OPEN = "breaker_open"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +107,10 @@ class Candidate:
     """What would be sent, without the dropped fields."""
     dropped: tuple[str, ...]
     worst_case_nano_usd: int | None
+    gate: Gate = OPEN_GATE
+    speed: Speed = UNMEASURED
+    trials: frozenset[str] = frozenset()
+    """What trying it would find out; the request that claims them is the only one to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +175,7 @@ def plan(
     shared: AccountKeys,
     catalogue: Catalogue,
     unsupported: Unsupported,
+    conditions: Conditions,
     now: float,
     spread: int,
 ) -> Plan:
@@ -171,21 +188,22 @@ def plan(
         shared: The product's keys.
         catalogue: Providers, models, prices.
         unsupported: Names the fields of a call that a provider does not take.
+        conditions: What this process has found out lately.
         now: Monotonic seconds, for health marks.
         spread: Any number; rotates the shared keys of a provider, so that load spreads.
     """
-    builder = _Builder(request, catalogue, unsupported, now)
+    builder = _Builder(request, catalogue, unsupported, conditions, now)
     own_model = request.model or _own_model(keys, catalogue)
-    own = _own(builder, keys, own_model)
+    own, own_notes = own_behind_breakers(_own(builder, keys, own_model))
     shared_model = _shared_model(request, catalogue, own_model if own else "")
-    credit_side = _shared(builder, shared, shared_model, spread)
+    credit_side, shared_notes = _shared(builder, shared, shared_model, spread)
     return Plan(
         own=own,
         shared=credit_side,
         without_own_key=_without_own_key(keys, builder.exclusions),
         always_use=any(candidate.key.always_use for candidate in own),
         exclusions=tuple(builder.exclusions),
-        notes=_notes(request, own),
+        notes=(*_notes(request, own), *own_notes, *shared_notes),
     )
 
 
@@ -195,12 +213,18 @@ class _Builder:
     """
 
     def __init__(
-        self, request: TextRequest, catalogue: Catalogue, unsupported: Unsupported, now: float
+        self,
+        request: TextRequest,
+        catalogue: Catalogue,
+        unsupported: Unsupported,
+        conditions: Conditions,
+        now: float,
     ) -> None:
         self.request = request
         self.catalogue = catalogue
         self.exclusions: list[Exclusion] = []
         self._unsupported = unsupported
+        self._conditions = conditions
         self._now = now
 
     def exclude(
@@ -242,15 +266,30 @@ class _Builder:
             detail = f"it does not take {fields} for {offer.model}"
             self.exclude(funding, offer.provider, name, ExclusionReason.PARAMETER, detail)
             return None
+        health, gate = self._health(key, offer), self._conditions.gate(key, offer)
+        probation = key.is_on_probation(offer.provider_model, now=self._now)
+        trials = {gate.trial, key.name if probation else ""} - {""}
         return Candidate(
             funding=funding,
             key=key,
             offer=offer,
-            health=key.health_for(offer.provider_model, now=self._now),
+            health=health,
             call=_without(call, lacking),
             dropped=tuple(lacking),
             worst_case_nano_usd=self._worst_case(offer, call.max_output_tokens),
+            gate=gate,
+            speed=self._conditions.speed(offer),
+            trials=frozenset(trials),
         )
+
+    def _health(self, key: OwnKey, offer: Offer) -> HealthMark:
+        """
+        Give what stands in a key's way; while another request finds out about its credit, that.
+        """
+        probation = key.is_on_probation(offer.provider_model, now=self._now)
+        if probation and self._conditions.on_trial(key.name):
+            return HealthMark(HealthState.NO_CREDIT, "", self._now)
+        return key.health_for(offer.provider_model, now=self._now)
 
     def fault(self, offer: Offer) -> tuple[ExclusionReason, str] | None:
         """
@@ -359,6 +398,8 @@ def _own_offer(builder: _Builder, key: OwnKey, keys: AccountKeys, model: str) ->
         fault = ExclusionReason.MODEL_NOT_ALLOWED, f"its list of models leaves {model} out"
     elif offer is None:
         fault = ExclusionReason.MODEL_NOT_SERVED, f"{key.provider} does not serve {model}"
+    elif not key.may_serve(model):
+        fault = ExclusionReason.MODEL_NOT_SERVED, f"it has no deployment of {model}"
     if fault is not None:
         builder.exclude(Funding.OWN_KEY, key.provider, key.name, *fault)
         return None
@@ -375,7 +416,7 @@ def _own_rank(
     def rank(candidate: Candidate) -> tuple[object, ...]:
         provider = candidate.offer.provider
         among_providers = (
-            *_preference_rank(candidate, preferences),
+            *preference_rank(candidate, preferences),
             provider != keys.active_provider,
             first_place[provider],
         )
@@ -386,14 +427,14 @@ def _own_rank(
 
 def _shared(
     builder: _Builder, shared: AccountKeys, model: str, spread: int
-) -> tuple[Candidate, ...]:
+) -> tuple[tuple[Candidate, ...], tuple[str, ...]]:
     offers = builder.catalogue.offers(model)
     if builder.request.source is Source.OWN_KEY:
         for offer in offers:
             builder.exclude(
                 Funding.CREDITS, offer.provider, "", ExclusionReason.SOURCE, "the source is OWN_KEY"
             )
-        return ()
+        return (), ()
     found = []
     for offer in offers:
         if not builder.preferred(Funding.CREDITS, offer.provider, ""):
@@ -403,8 +444,13 @@ def _shared(
             builder.exclude(Funding.CREDITS, offer.provider, "", ExclusionReason.UNPRICED, detail)
             continue
         found += _shared_at(builder, shared, offer, spread)
-    found.sort(key=lambda c: _preference_rank(c, builder.request.preferences))
-    return _without_fallbacks(builder, Funding.CREDITS, found)
+    found.sort(key=lambda c: preference_rank(c, builder.request.preferences))
+    allowed = _without_fallbacks(builder, Funding.CREDITS, found)
+    kept, left_out, notes = shared_behind_breakers(allowed)
+    for provider in dict.fromkeys(candidate.offer.provider for candidate in left_out):
+        detail = "it has been failing lately, and another provider serves the model"
+        builder.exclude(Funding.CREDITS, provider, "", ExclusionReason.BREAKER_OPEN, detail)
+    return kept, notes
 
 
 def _shared_at(
@@ -413,9 +459,7 @@ def _shared_at(
     keys = [
         key
         for key in shared.keys
-        if key.provider == offer.provider
-        and key.enabled
-        and (not key.allowed_models or offer.model in key.allowed_models)
+        if key.provider == offer.provider and key.enabled and key.may_serve(offer.model)
     ]
     fault = builder.fault(offer)
     if fault:
@@ -433,20 +477,6 @@ def _shared_at(
             break  # The fault is the offer's, the same for every key.
         candidates.append(candidate)
     return candidates
-
-
-def _preference_rank(candidate: Candidate, preferences: Preferences) -> tuple[int, int]:
-    """
-    Rank a provider by the order, or where there is none by price; the sort is stable.
-    """
-    provider = candidate.offer.provider
-    if preferences.order:
-        order = preferences.order
-        return (order.index(provider) if provider in order else len(order), 0)
-    if preferences.sort is Sort.PRICE:
-        worst = candidate.worst_case_nano_usd
-        return (0, worst) if worst is not None else (1, 0)
-    return (0, 0)
 
 
 def _without_fallbacks(

@@ -75,7 +75,7 @@ def cost_nano_usd(price: Price, usage: Usage) -> int:
         + usage.cache_write_tokens * rates.cache_write
         + usage.output_tokens * rates.output
     )
-    return _divide_half_even(amount, TOKENS_PER_RATE)
+    return divide_half_even(amount, TOKENS_PER_RATE)
 
 
 def worst_case_nano_usd(price: Price, *, input_tokens_max: int, output_tokens_max: int) -> int:
@@ -93,7 +93,10 @@ def worst_case_nano_usd(price: Price, *, input_tokens_max: int, output_tokens_ma
     return -(-amount // TOKENS_PER_RATE)
 
 
-def _divide_half_even(amount: int, divisor: int) -> int:
+def divide_half_even(amount: int, divisor: int) -> int:
+    """
+    Divide, rounding half to even.
+    """
     quotient, rest = divmod(amount, divisor)
     if 2 * rest > divisor or (2 * rest == divisor and quotient % 2):
         return quotient + 1

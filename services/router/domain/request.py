@@ -45,6 +45,8 @@ class Sort(StrEnum):
 
     CATALOGUE = "catalogue"
     PRICE = "price"
+    LATENCY = "latency"
+    THROUGHPUT = "throughput"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,7 +45,7 @@ from services.router.providers.probe import FreeCallFinding, ProbePlan
 from services.router.providers.sse import SSEEvent
 from services.router.providers.sse_decoder import HTTP_OK, SSEDecoder
 
-__all__ = ["ANTHROPIC", "AnthropicDecoder", "parse_message"]
+__all__ = ["ANTHROPIC", "TABLE", "AnthropicDecoder", "parse_message", "parse_message_error"]
 
 API_VERSION = "2023-06-01"
 """https://platform.claude.com/docs/en/api/versioning"""

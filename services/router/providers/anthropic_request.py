@@ -27,7 +27,13 @@ from services.router.domain.text import (
     ToolResult,
 )
 
-__all__ = ["REDACTED", "build_messages_body", "unsupported_fields"]
+__all__ = [
+    "REDACTED",
+    "build_messages_body",
+    "messages_body",
+    "thinking_fields",
+    "unsupported_fields",
+]
 
 REDACTED = "redacted:"
 """Marks a signature that is the whole of a `redacted_thinking` block."""
@@ -62,6 +68,13 @@ def build_messages_body(call: TextCall) -> bytes:
     Raises:
         msgspec.DecodeError: A tool's or the answer's schema is not JSON.
     """
+    return msgspec.json.encode(messages_body(call))
+
+
+def messages_body(call: TextCall) -> dict[str, Any]:
+    """
+    Give the body of a call before it is written as JSON; raises as `build_messages_body`.
+    """
     body: dict[str, Any] = {
         "model": call.model,
         "max_tokens": call.max_output_tokens,
@@ -86,15 +99,12 @@ def build_messages_body(call: TextCall) -> bytes:
         body["top_p"] = call.top_p
     if call.stop:
         body["stop_sequences"] = list(call.stop)
-    output_config: dict[str, Any] = {}
+    body |= thinking_fields(call)
     if call.response_schema is not None:
         schema = msgspec.json.decode(call.response_schema.schema_json)
+        output_config = body.setdefault("output_config", {})
         output_config["format"] = {"type": "json_schema", "schema": schema}
-    if _thinks(call):
-        _set_thinking(call, body, output_config)
-    if output_config:
-        body["output_config"] = output_config
-    return msgspec.json.encode(body)
+    return body
 
 
 def unsupported_fields(call: TextCall) -> list[str]:
@@ -134,15 +144,18 @@ def _thinks(call: TextCall) -> bool:
     return call.reasoning_effort not in (None, ReasoningEffort.NONE)
 
 
-def _set_thinking(call: TextCall, body: dict[str, Any], output_config: dict[str, Any]) -> None:
+def thinking_fields(call: TextCall) -> dict[str, Any]:
+    """
+    Give the body's fields for the call's reasoning effort; none where it asks for none.
+    """
+    if not _thinks(call):
+        return {}
     effort = call.reasoning_effort or ReasoningEffort.LOW
     if _version(call.model) >= _ADAPTIVE_FROM:
-        body["thinking"] = {"type": "adaptive"}
         least = ReasoningEffort.LOW if effort is ReasoningEffort.MINIMAL else effort
-        output_config["effort"] = least.value
-        return
+        return {"thinking": {"type": "adaptive"}, "output_config": {"effort": least.value}}
     budget = min(_THINKING_TOKENS[effort], call.max_output_tokens - 1)
-    body["thinking"] = {"type": "enabled", "budget_tokens": budget}
+    return {"thinking": {"type": "enabled", "budget_tokens": budget}}
 
 
 def _messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:

@@ -11,19 +11,22 @@ turns a status, headers and bytes into answers, and turns failures into one `Pro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from services.router.domain.outcomes import Billed, Outcome
 from services.router.domain.text import Completion, StreamEvent, TextCall, Usage
+from services.shared.errors import FieldViolation
 from services.shared.secret import Secret
 
 __all__ = [
     "APIKeyCredential",
+    "AccessToken",
     "Billed",
     "Credential",
+    "CredentialMalformedError",
     "Dialect",
     "HTTPRequest",
     "Outcome",
@@ -32,6 +35,7 @@ __all__ = [
     "ProviderBrokenError",
     "ProviderError",
     "StreamDecoder",
+    "TokenExchange",
     "UnsupportedParameterError",
 ]
 
@@ -64,7 +68,7 @@ class HTTPRequest:
 @dataclass(frozen=True, slots=True, eq=False)
 class APIKeyCredential:
     """
-    A credential that is one opaque key.
+    A credential as it is stored: one opaque key, or JSON text that its dialect reads.
     """
 
     secret: Secret
@@ -72,6 +76,31 @@ class APIKeyCredential:
 
 Credential = APIKeyCredential
 """Every credential shape a dialect can be given."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AccessToken:
+    """
+    What a provider gave for a credential, for a while.
+    """
+
+    secret: Secret
+    expire_time: datetime
+    """Aware."""
+
+
+class CredentialMalformedError(Exception):
+    """
+    A structured credential cannot be used; nothing was sent.
+
+    Attributes:
+        faults: What is wrong, each with its field path; never holds a value.
+    """
+
+    def __init__(self, provider: str, faults: Sequence[FieldViolation]) -> None:
+        told = "; ".join(f"{fault.field} {fault.description}" for fault in faults)
+        super().__init__(f"the {provider} credential cannot be used: {told}")
+        self.faults = tuple(faults)
 
 
 class ProviderError(Exception):
@@ -189,6 +218,8 @@ class ProbeResult:
     """Our own sentence for a person."""
     retry_after_seconds: float | None = None
     missing_permission: str = ""
+    spent_elsewhere: tuple[tuple[str, Usage], ...] = ()
+    """Tokens of further generations, by model, where a test makes more than one."""
 
 
 class Probe(Protocol):
@@ -223,10 +254,59 @@ class Probe(Protocol):
         ...
 
 
+class TokenExchange(Protocol):
+    """
+    Trades a credential for an access token: send `request`, hand its answer to `read`.
+    """
+
+    @property
+    def request(self) -> HTTPRequest:
+        """
+        Give the request to send.
+        """
+        ...
+
+    def read(
+        self, status: int, headers: Mapping[str, str], body: bytes, *, now: datetime
+    ) -> AccessToken:
+        """
+        Take the answer.
+
+        Raises:
+            ProviderError: The credential was refused, or the exchange failed.
+        """
+        ...
+
+
 class Dialect(Protocol):
     """
     One provider's way to speak, without any I/O. Stateless and shared.
     """
+
+    def exchange(
+        self, credential: Credential, *, base_url: str, now: datetime
+    ) -> TokenExchange | None:
+        """
+        Begin the exchange of a credential for a token; None where requests need none.
+
+        Raises:
+            CredentialMalformedError: The credential cannot be read.
+        """
+        ...
+
+    def authorize(
+        self,
+        request: HTTPRequest,
+        credential: Credential,
+        *,
+        base_url: str,
+        now: datetime,
+        token: AccessToken | None = None,
+    ) -> HTTPRequest:
+        """
+        Give a built request with what only the moment of sending knows: a token, a signature.
+        """
+        ...
 
     @property
     def provider(self) -> str:
@@ -239,6 +319,8 @@ class Dialect(Protocol):
     def default_base_url(self) -> str:
         """
         Scheme and host of the provider's API; paths belong to the dialect.
+
+        Where hosts depend on the credential it holds `{host}`, and so must what replaces it.
         """
         ...
 
@@ -252,9 +334,11 @@ class Dialect(Protocol):
         self, call: TextCall, credential: Credential, *, base_url: str
     ) -> HTTPRequest:
         """
-        Build the request of a call; `call.stream` decides which endpoint or flag.
+        Build the request of a call; `call.stream` decides which endpoint or flag. It is sent as
+        `authorize` gives it.
 
         Raises:
+            CredentialMalformedError: The credential cannot be read.
             UnsupportedParameterError: The call sets a field that `unsupported` names.
         """
         ...

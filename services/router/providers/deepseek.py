@@ -5,7 +5,10 @@ DeepSeek: https://api-docs.deepseek.com/api/create-chat-completion .
 1. `reasoning_content` comes before `content`; usage stands on the chunk with the finish reason.
 2. Under load blank lines come before an answer and `: keep-alive` comments in a stream.
 3. The model that answers may have another name than the one asked for.
-4. An error's `code` is often `invalid_request_error` whatever the cause: the status decides.
+4. In thinking mode, on by default but in `deepseek-chat`, sampling is without effect, and the
+   thoughts before a tool call must come back with it:
+   https://api-docs.deepseek.com/guides/thinking_mode .
+5. An error's `code` is often `invalid_request_error` whatever the cause: the status decides.
 """
 
 from __future__ import annotations
@@ -58,6 +61,7 @@ _RULES = (
     ),
 )
 
+_PLAIN_MODEL = "deepseek-chat"
 _EFFORTS = {
     # https://api-docs.deepseek.com/guides/thinking_mode : lower words stand for `high`.
     ReasoningEffort.LOW: "high",
@@ -82,7 +86,18 @@ def _unsupported(call: TextCall) -> list[str]:
         fields.append("response_schema")
     if call.reasoning_effort is ReasoningEffort.MINIMAL:
         fields.append("reasoning_effort")
+    if _thinks(call):
+        if call.temperature not in (None, 1):
+            fields.append("temperature")
+        if call.top_p not in (None, 1):
+            fields.append("top_p")
     return fields
+
+
+def _thinks(call: TextCall) -> bool:
+    if call.reasoning_effort is None:
+        return call.model != _PLAIN_MODEL
+    return call.reasoning_effort is not ReasoningEffort.NONE
 
 
 def _own_fields(call: TextCall) -> dict[str, Any]:
@@ -105,7 +120,12 @@ def _lowest_effort(model: str) -> ReasoningEffort | None:
     return None if model == "deepseek-reasoner" else ReasoningEffort.NONE
 
 
-_SHAPE = ChatShape(output_limit_field="max_tokens", own_fields=_own_fields, returns_reasoning=False)
+_SHAPE = ChatShape(
+    output_limit_field="max_tokens",
+    own_fields=_own_fields,
+    returns_reasoning=False,
+    returns_reasoning_text=True,
+)
 
 DEEPSEEK = HTTPDialect(
     provider="deepseek",

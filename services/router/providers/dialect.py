@@ -15,17 +15,19 @@ from typing import Protocol
 
 from services.router.domain.text import Completion, TextCall
 from services.router.providers.base import (
+    AccessToken,
     Credential,
     HTTPRequest,
     Probe,
     ProviderError,
     StreamDecoder,
+    TokenExchange,
     UnsupportedParameterError,
 )
 from services.router.providers.classify import ErrorTable
 from services.router.providers.probe import KeyProbe, ProbePlan
 
-__all__ = ["HTTPDialect"]
+__all__ = ["HTTPDialect", "JSONDialect"]
 
 
 class _ParseAnswer(Protocol):
@@ -59,23 +61,18 @@ class _MakeDecoder(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HTTPDialect:
+class JSONDialect:
     """
-    A provider that takes JSON over HTTPS.
+    What the answers of a provider that takes JSON over HTTPS mean.
     """
 
     provider: str
     default_base_url: str
     table: ErrorTable
-    path: Callable[[TextCall], str]
-    headers: Callable[[Credential], dict[str, str]]
-    """The headers that every request to the provider carries."""
-    build_body: Callable[[TextCall], bytes]
     unsupported_fields: Callable[[TextCall], list[str]]
     parse_answer: _ParseAnswer
     parse_refusal: _ParseError
     make_decoder: _MakeDecoder
-    probe_plan: ProbePlan
 
     def unsupported(self, call: TextCall) -> list[str]:
         """
@@ -83,20 +80,39 @@ class HTTPDialect:
         """
         return self.unsupported_fields(call)
 
-    def build_request(
-        self, call: TextCall, credential: Credential, *, base_url: str
-    ) -> HTTPRequest:
+    def refuse_unsupported(self, call: TextCall) -> None:
         """
-        Build the request of a call.
+        Refuse a call that sets what the provider does not take.
 
         Raises:
             UnsupportedParameterError: The call sets a field that `unsupported` names.
         """
         for field in self.unsupported(call):
             raise UnsupportedParameterError(field=field, provider=self.provider)
-        headers = {**self.headers(credential), "content-type": "application/json"}
-        url = base_url.rstrip("/") + self.path(call)
-        return HTTPRequest("POST", url, headers, self.build_body(call))
+
+    def exchange(
+        self, credential: Credential, *, base_url: str, now: datetime
+    ) -> TokenExchange | None:
+        """
+        Give None: the key is all that a request needs.
+        """
+        del credential, base_url, now
+        return None
+
+    def authorize(
+        self,
+        request: HTTPRequest,
+        credential: Credential,
+        *,
+        base_url: str,
+        now: datetime,
+        token: AccessToken | None = None,
+    ) -> HTTPRequest:
+        """
+        Give the request as it is: the key stands in it already.
+        """
+        del credential, base_url, now, token
+        return request
 
     def parse_response(
         self, status: int, headers: Mapping[str, str], body: bytes, *, now: datetime
@@ -122,6 +138,33 @@ class HTTPDialect:
         Give a decoder for one stream.
         """
         return self.make_decoder(self.table, now=now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HTTPDialect(JSONDialect):
+    """
+    A provider with one host, whose key stands in a header.
+    """
+
+    path: Callable[[TextCall], str]
+    headers: Callable[[Credential], dict[str, str]]
+    """The headers that every request to the provider carries."""
+    build_body: Callable[[TextCall], bytes]
+    probe_plan: ProbePlan
+
+    def build_request(
+        self, call: TextCall, credential: Credential, *, base_url: str
+    ) -> HTTPRequest:
+        """
+        Build the request of a call.
+
+        Raises:
+            UnsupportedParameterError: The call sets a field that `unsupported` names.
+        """
+        self.refuse_unsupported(call)
+        headers = {**self.headers(credential), "content-type": "application/json"}
+        url = base_url.rstrip("/") + self.path(call)
+        return HTTPRequest("POST", url, headers, self.build_body(call))
 
     def probe(
         self, credential: Credential, *, base_url: str, models: tuple[str, ...] = ()

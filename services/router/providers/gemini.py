@@ -51,7 +51,14 @@ from services.router.providers.probe import FreeCallFinding, ProbePlan
 from services.router.providers.sse import SSEEvent
 from services.router.providers.sse_decoder import HTTP_OK, SSEDecoder
 
-__all__ = ["GEMINI", "GeminiDecoder", "parse_generate"]
+__all__ = [
+    "GEMINI",
+    "TABLE",
+    "GeminiDecoder",
+    "generate_method",
+    "parse_generate",
+    "parse_generate_error",
+]
 
 _TROUBLE = "https://ai.google.dev/gemini-api/docs/troubleshooting"
 _KEYS = "https://ai.google.dev/gemini-api/docs/api-key"
@@ -403,9 +410,15 @@ def _read_models(body: bytes) -> FreeCallFinding:
     return FreeCallFinding(models=tuple(name.removeprefix("models/") for name in names))
 
 
+def generate_method(call: TextCall) -> str:
+    """
+    Give the method of a call, as it stands behind the model's name.
+    """
+    return "streamGenerateContent?alt=sse" if call.stream else "generateContent"
+
+
 def _path(call: TextCall) -> str:
-    method = "streamGenerateContent?alt=sse" if call.stream else "generateContent"
-    return f"/v1beta/models/{quote(call.model, safe='')}:{method}"
+    return f"/v1beta/models/{quote(call.model, safe='')}:{generate_method(call)}"
 
 
 def _headers(credential: Credential) -> dict[str, str]:

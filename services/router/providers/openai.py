@@ -17,7 +17,15 @@ from services.router.providers.openai_chat import ChatDecoder, parse_chat, parse
 from services.router.providers.openai_chat_request import ChatShape, bearer, build_chat_body
 from services.router.providers.probe import FreeCallFinding, ProbePlan
 
-__all__ = ["OPENAI", "OPENAI_ERRORS"]
+__all__ = [
+    "OPENAI",
+    "OPENAI_ERRORS",
+    "OPENAI_RULES",
+    "effort_fields",
+    "is_reasoning",
+    "lowest_effort",
+    "unsupported_fields",
+]
 
 _ERROR_CODES = "https://developers.openai.com/docs/guides/error-codes"
 _PERMISSIONS = "https://help.openai.com/en/articles/8867743-assign-api-key-permissions"
@@ -35,7 +43,7 @@ def _missing_scope(scope: str) -> ErrorRule:
     )
 
 
-_RULES = (
+OPENAI_RULES = (
     *(_missing_scope(scope) for scope in _SCOPES),
     ErrorRule(
         outcome=Outcome.PERMISSION_DENIED,
@@ -108,7 +116,7 @@ _RULES = (
     ),
 )
 
-OPENAI_ERRORS = ErrorTable(title="OpenAI", rules=_RULES)
+OPENAI_ERRORS = ErrorTable(title="OpenAI", rules=OPENAI_RULES)
 """Chat completions and Responses fail in the same words."""
 
 _PLAIN_MODEL = re.compile(r"(?:ft:)?(?:gpt-[34]|chatgpt-|gpt-5(?:\.\d+)?-chat)")
@@ -117,12 +125,18 @@ _CAN_STOP_THINKING = re.compile(r"gpt-5\.[1-9]")
 _O_SERIES = re.compile(r"(?:ft:)?o\d")
 
 
-def _is_reasoning(model: str) -> bool:
+def is_reasoning(model: str) -> bool:
+    """
+    Tell whether a model thinks, https://developers.openai.com/docs/guides/reasoning .
+    """
     return bool(_REASONING_MODEL.match(model)) and not _PLAIN_MODEL.match(model)
 
 
-def _lowest_effort(model: str) -> ReasoningEffort | None:
-    if not _is_reasoning(model):
+def lowest_effort(model: str) -> ReasoningEffort | None:
+    """
+    Give the effort at which a model thinks least.
+    """
+    if not is_reasoning(model):
         return None
     if _CAN_STOP_THINKING.match(model):
         return ReasoningEffort.NONE
@@ -137,21 +151,21 @@ def _effort_fits(model: str, effort: ReasoningEffort) -> bool:
     """
     if _PLAIN_MODEL.match(model):
         return effort is ReasoningEffort.NONE
-    if not _is_reasoning(model):
+    if not is_reasoning(model):
         return True
     if effort in (ReasoningEffort.NONE, ReasoningEffort.MINIMAL):
-        return effort is _lowest_effort(model)
+        return effort is lowest_effort(model)
     return True
 
 
-def _unsupported(call: TextCall) -> list[str]:
+def unsupported_fields(call: TextCall) -> list[str]:
     """
     Name what reasoning models refuse, https://developers.openai.com/docs/guides/reasoning .
 
     Sampling is theirs to set, unless thinking is switched off; `stop` is not known to them.
     """
     fields = []
-    if _is_reasoning(call.model):
+    if is_reasoning(call.model):
         thinking = call.reasoning_effort is not ReasoningEffort.NONE
         if thinking and call.temperature not in (None, 1):
             fields.append("temperature")
@@ -164,7 +178,10 @@ def _unsupported(call: TextCall) -> list[str]:
     return fields
 
 
-def _own_fields(call: TextCall) -> dict[str, Any]:
+def effort_fields(call: TextCall) -> dict[str, Any]:
+    """
+    Give the body's field for the reasoning effort.
+    """
     # A plain model does not know the field; not thinking is all it does.
     if call.reasoning_effort is None or _PLAIN_MODEL.match(call.model):
         return {}
@@ -183,7 +200,7 @@ def _read_models(body: bytes) -> FreeCallFinding:
 
 
 _SHAPE = ChatShape(
-    output_limit_field="max_completion_tokens", own_fields=_own_fields, returns_reasoning=False
+    output_limit_field="max_completion_tokens", own_fields=effort_fields, returns_reasoning=False
 )
 
 OPENAI = HTTPDialect(
@@ -200,7 +217,7 @@ OPENAI = HTTPDialect(
         free_path="/v1/models",
         read_free_call=_read_models,
         cheap_models=("gpt-4o-mini", "gpt-4.1-nano", "gpt-5-nano"),
-        lowest_effort=_lowest_effort,
+        lowest_effort=lowest_effort,
     ),
-    unsupported_fields=_unsupported,
+    unsupported_fields=unsupported_fields,
 )

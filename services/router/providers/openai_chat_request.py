@@ -43,6 +43,8 @@ class ChatShape:
     """The body fields that only this provider has, the reasoning effort among them."""
     returns_reasoning: bool
     """Whether earlier reasoning is taken back (`reasoning_details`)."""
+    returns_reasoning_text: bool = False
+    """Whether its plain text is taken back (`reasoning_content`)."""
 
 
 def bearer(credential: Credential) -> dict[str, str]:
@@ -146,6 +148,10 @@ def _assistant(message: Message, shape: ChatShape) -> dict[str, Any]:
         ]
         if details:
             body["reasoning_details"] = details
+    if shape.returns_reasoning_text:
+        thoughts = "".join(part.text for part in message.parts if isinstance(part, ReasoningPart))
+        if thoughts:
+            body["reasoning_content"] = thoughts
     return body
 
 

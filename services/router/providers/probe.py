@@ -88,7 +88,7 @@ class KeyProbe:
         credential: Credential,
         *,
         base_url: str,
-        free_call: HTTPRequest,
+        free_call: HTTPRequest | None,
         models: tuple[str, ...],
     ) -> None:
         self._dialect = dialect
@@ -99,8 +99,11 @@ class KeyProbe:
         self._candidates: list[str] = []
         self._model = ""
         self._result: ProbeResult | None = None
-        self._request: HTTPRequest = free_call
         self._usage: Usage | None = None
+        if free_call is None:
+            self._begin_generations(())
+        else:
+            self._request = free_call
 
     def next_request(self) -> HTTPRequest | None:
         """

@@ -31,6 +31,8 @@ _WINDOW_HEADERS = (
     ("anthropic-ratelimit-tokens-remaining", "anthropic-ratelimit-tokens-reset"),
     ("anthropic-ratelimit-input-tokens-remaining", "anthropic-ratelimit-input-tokens-reset"),
     ("anthropic-ratelimit-output-tokens-remaining", "anthropic-ratelimit-output-tokens-reset"),
+    # https://github.com/vercel/chatbot/issues/588 : Azure's token limits come so.
+    ("x-rate-limit-remaining-tokens", "x-rate-limit-reset-tokens"),
     # https://openrouter.ai/docs/use-cases/limits
     ("x-ratelimit-remaining", "x-ratelimit-reset"),
 )

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What the decoders of all Server-Sent-Events dialects share: bounds, order, and the end.
+What all stream decoders share, whatever the framing: bounds, order, and the end.
 
 1. Events that precede a failure are given before it is raised.
 2. Nothing follows the end marker: later bytes are ignored.
@@ -17,6 +17,7 @@ import msgspec
 from services.router.domain.text import Finished, FinishReason, StreamEvent, Usage
 from services.router.providers.base import ProviderError
 from services.router.providers.classify import ErrorFacts, ErrorTable, broken, classify
+from services.router.providers.event_stream import EventStreamParser
 from services.router.providers.json_stream import JSONStreamParser
 from services.router.providers.sse import SSEEvent, SSEEventTooLargeError, SSEParser
 
@@ -27,13 +28,14 @@ HTTP_OK = 200
 
 class SSEDecoder(ABC):
     """
-    A stream decoder whose wire format is Server-Sent Events; subclasses read one event each.
+    A stream decoder: a parser gives named pieces, server-sent events or what stands in their
+    place, and subclasses read one each.
     """
 
     def __init__(self, table: ErrorTable, *, now: datetime) -> None:
         self.table = table
         self._now = now
-        self.parser: SSEParser | JSONStreamParser = SSEParser()
+        self.parser: SSEParser | JSONStreamParser | EventStreamParser = SSEParser()
         self._failure: ProviderError | None = None
         self._finished = False
         self.usage: Usage | None = None

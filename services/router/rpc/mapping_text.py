@@ -41,7 +41,6 @@ from services.router.domain.text import (
     ToolResult,
 )
 from services.router.domain.token_bound import text_bytes
-from services.router.errors import NotServedError
 from services.router.rpc.mapping_receipt import FUNDINGS, receipt
 from services.router.usecases.engine import Ended, Event, Started
 from services.router.usecases.ports import PLATFORM
@@ -73,6 +72,7 @@ AnyTextRequest: TypeAlias = pb.GenerateTextRequest | pb.StreamTextRequest
 
 _SOURCES = (Source.AUTO, Source.AUTO, Source.OWN_KEY, Source.CREDITS)
 _TIERS = (Tier.DEFAULT, Tier.QUALITY, Tier.SPEED)
+_SORTS = (Sort.CATALOGUE, Sort.PRICE, Sort.LATENCY, Sort.THROUGHPUT)
 _ROLES = (None, Role.USER, Role.ASSISTANT, Role.TOOL)
 _EFFORTS = (
     None,
@@ -218,8 +218,6 @@ def _preferences(route: pb.RoutePreferences) -> Preferences:
         _at_most(len(getattr(route, name)), PROVIDERS_MAX, f"route.{name}", "providers")
     if len(set(route.order)) != len(route.order):
         raise InvalidArgumentError.of("route.order", "names a provider twice")
-    if route.sort in (pb.SORT_LATENCY, pb.SORT_THROUGHPUT):
-        raise NotServedError(f"route.sort {pb.Sort.Name(route.sort)}")
     limits = {}
     for name in ("input", "output"):
         field = f"{name}_nano_usd_per_million_tokens"
@@ -237,7 +235,7 @@ def _preferences(route: pb.RoutePreferences) -> Preferences:
         max_input_rate=limits["input"],
         max_output_rate=limits["output"],
         require_parameters=route.require_parameters,
-        sort=_choice((Sort.CATALOGUE, Sort.PRICE), route.sort, "route.sort"),
+        sort=_choice(_SORTS, route.sort, "route.sort"),
     )
 
 

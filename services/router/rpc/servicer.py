@@ -21,8 +21,9 @@ from ownkey.router.v1 import (
 
 from services.router.domain.catalogue import Catalogue
 from services.router.errors import ModelNotFoundError, NotServedError
-from services.router.rpc import mapping_catalogue, mapping_text
+from services.router.rpc import mapping_catalogue, mapping_estimate, mapping_text
 from services.router.usecases.engine import Ended, Started
+from services.router.usecases.estimate_cost import EstimateCost
 from services.router.usecases.explain import Explain
 from services.router.usecases.generate import GenerateText
 from services.router.usecases.probe_key import ProbeKey
@@ -47,6 +48,7 @@ class UseCases:
 
     generate: GenerateText
     explain: Explain
+    estimate: EstimateCost
     probe: ProbeKey
     catalogue: Catalogue
     tokens: PageTokens
@@ -97,6 +99,15 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
             request.text, request_id=None if request.text.request_id else new_id()
         )
         return mapping_catalogue.explanation(await self._do.explain(text, deadline=_deadline()))
+
+    async def EstimateCost(
+        self, request: explain_pb2.EstimateCostRequest, context: Context
+    ) -> explain_pb2.EstimateCostResponse:
+        """Tells what a workload would cost, side by side."""
+        del context
+        workload = mapping_estimate.workload(request)
+        rows = await self._do.estimate(workload, models=request.models, account=request.account)
+        return mapping_estimate.response(rows, workload)
 
     async def ProbeKey(
         self, request: probe_pb2.ProbeKeyRequest, context: Context
@@ -230,12 +241,6 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
     ) -> job_pb2.CancelJobResponse:
         """Refuses with NOT_SERVED."""
         _not_served(request, context, "CancelJob")
-
-    async def EstimateCost(
-        self, request: explain_pb2.EstimateCostRequest, context: Context
-    ) -> explain_pb2.EstimateCostResponse:
-        """Refuses with NOT_SERVED."""
-        _not_served(request, context, "EstimateCost")
 
     def _page(
         self, rows: Sequence[tuple[str, Row]], *, query: str, size: int, token: str

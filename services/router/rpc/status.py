@@ -39,6 +39,7 @@ ROWS: dict[type[ServiceError], tuple[grpc.StatusCode, str]] = {
     errors.KeyChangedError: (_Code.UNAVAILABLE, "KEY_CHANGED"),
     errors.AccountNotFoundError: (_Code.NOT_FOUND, "ACCOUNT_NOT_FOUND"),
     errors.RequestIdReusedError: (_Code.ALREADY_EXISTS, "REQUEST_ID_REUSED"),
+    errors.AnswerNotKeptError: (_Code.ALREADY_EXISTS, "ANSWER_NOT_KEPT"),
     errors.RequestInProgressError: (_Code.UNAVAILABLE, "REQUEST_IN_PROGRESS"),
     errors.SourceNotAllowedError: (_Code.FAILED_PRECONDITION, "SOURCE_NOT_ALLOWED"),
     errors.NoUsableOwnKeyError: (_Code.FAILED_PRECONDITION, "NO_USABLE_OWN_KEY"),

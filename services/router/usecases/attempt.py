@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
 
 from services.router.domain.next_step import Failure
 from services.router.domain.outcomes import Billed, Outcome
@@ -23,19 +24,25 @@ from services.router.domain.text import (
     ToolCallDelta,
     UsageReport,
 )
-from services.router.providers.base import APIKeyCredential, ProviderError
+from services.router.providers.base import (
+    APIKeyCredential,
+    CredentialMalformedError,
+    ProviderError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 
     from services.router.domain.plan import Candidate
-    from services.router.domain.text import Completion, StreamEvent, Usage
-    from services.router.providers.base import Dialect
+    from services.router.domain.text import Completion, StreamEvent, TextCall, Usage
+    from services.router.providers.base import AccessToken, Credential, Dialect
+    from services.router.usecases.access import AccessTokens
     from services.router.usecases.ports import HTTPAnswer, Transport
     from services.shared.clock import Clock
     from services.shared.secret import Secret
 
 HTTP_OK = 200
+HTTP_UNAUTHORIZED = 401
 FIRST_BYTE_SECONDS_MAX = 60.0
 """Time for the head of a stream."""
 FIRST_CONTENT_SECONDS_MAX = 90.0
@@ -97,6 +104,18 @@ class Served:
     usage: Usage | None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Access:
+    """
+    What lets one request in.
+    """
+
+    credential: Credential
+    token: AccessToken | None
+    may_send: Callable[[], bool]
+    """Whether the key may still be used; asked right before bytes are sent."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
     """
@@ -107,6 +126,7 @@ class Caller:
     base_urls: Mapping[str, str]
     """Provider to address, where it is not the dialect's own."""
     transport: Transport
+    tokens: AccessTokens
     clock: Clock
 
     def unsupported(self, provider: str, call: object) -> list[str]:
@@ -114,6 +134,13 @@ class Caller:
         Name the fields of a call that a provider does not take.
         """
         return self.dialects[provider].unsupported(call)  # type: ignore[arg-type]
+
+    def host(self, provider: str) -> str:
+        """
+        Give the host a provider is called at; empty where each key brings its own.
+        """
+        base_url = self.base_urls.get(provider, self.dialects[provider].default_base_url)
+        return "" if "{" in base_url else urlsplit(base_url).netloc
 
     async def call(
         self,
@@ -140,38 +167,78 @@ class Caller:
             StaleKeyError: `may_send` said no; nothing was sent.
         """
         dialect = self.dialects[candidate.offer.provider]
-        base_url = self.base_urls.get(dialect.provider, dialect.default_base_url)
-        request = dialect.build_request(candidate.call, APIKeyCredential(secret), base_url=base_url)
-        streams = candidate.call.stream
+        credential = APIKeyCredential(secret)
+        owner = candidate.key.name
+        renewed = False
+        while True:
+            token: AccessToken | None = None
+            try:
+                token = await self.tokens.token(
+                    owner,
+                    dialect,
+                    credential,
+                    base_url=self._base_url(dialect),
+                    may_send=may_send,
+                    deadline=deadline,
+                )
+                return await self._send(
+                    candidate.call,
+                    dialect,
+                    Access(credential, token, may_send),
+                    deadline=deadline,
+                    delivered=delivered,
+                    sink=sink,
+                )
+            except CredentialMalformedError as error:
+                return Failure(
+                    outcome=Outcome.INVALID_KEY, billed=Billed.NOT_SENT, message=str(error)
+                )
+            except ProviderError as error:
+                # A token may end before its time: once, and only once, another one is fetched.
+                if token is None or renewed or error.http_status != HTTP_UNAUTHORIZED:
+                    return _failure(error, delivered)
+                self.tokens.forget(owner, dialect.provider, credential, token)
+                renewed = True
+
+    def _base_url(self, dialect: Dialect) -> str:
+        return self.base_urls.get(dialect.provider, dialect.default_base_url)
+
+    async def _send(
+        self,
+        call: TextCall,
+        dialect: Dialect,
+        access: Access,
+        *,
+        deadline: float,
+        delivered: Delivered,
+        sink: Sink,
+    ) -> Served | Failure:
+        base_url = self._base_url(dialect)
+        built = dialect.build_request(call, access.credential, base_url=base_url)
+        request = dialect.authorize(
+            built,
+            access.credential,
+            base_url=base_url,
+            now=self.clock.now(),
+            token=access.token,
+        )
         left = max(0.0, deadline - self.clock.monotonic())
 
         def check() -> bool:
-            delivered.sent = may_send()
+            delivered.sent = access.may_send()
             return delivered.sent
 
-        head_max = FIRST_BYTE_SECONDS_MAX if streams else WHOLE_ANSWER_SECONDS_MAX
-        try:
-            async with (
-                self.transport.send(
-                    request,
-                    may_send=check,
-                    head_seconds=min(head_max, left),
-                    idle_seconds=min(IDLE_SECONDS_MAX, left),
-                ) as answer,
-                contextlib.aclosing(self._events(dialect, answer, streams=streams)) as events,
-            ):
-                return await self._take(events, deadline, delivered, sink, streams=streams)
-        except ProviderError as error:
-            return Failure(
-                outcome=error.outcome,
-                billed=error.billed,
-                message=error.safe_message,
-                http_status=error.http_status,
-                retry_after_seconds=error.retry_after_seconds,
-                retryable=error.retryable,
-                content_sent=delivered.content,
-                usage=error.usage or delivered.usage,
-            )
+        head_max = FIRST_BYTE_SECONDS_MAX if call.stream else WHOLE_ANSWER_SECONDS_MAX
+        async with (
+            self.transport.send(
+                request,
+                may_send=check,
+                head_seconds=min(head_max, left),
+                idle_seconds=min(IDLE_SECONDS_MAX, left),
+            ) as answer,
+            contextlib.aclosing(self._events(dialect, answer, streams=call.stream)) as events,
+        ):
+            return await self._take(events, deadline, delivered, sink, streams=call.stream)
 
     async def _events(
         self, dialect: Dialect, answer: HTTPAnswer, *, streams: bool
@@ -229,6 +296,19 @@ class Caller:
                 usage=delivered.usage,
             )
         raise AssertionError("a decoder's last event is Finished, or it raises")
+
+
+def _failure(error: ProviderError, delivered: Delivered) -> Failure:
+    return Failure(
+        outcome=error.outcome,
+        billed=error.billed,
+        message=error.safe_message,
+        http_status=error.http_status,
+        retry_after_seconds=error.retry_after_seconds,
+        retryable=error.retryable,
+        content_sent=delivered.content,
+        usage=error.usage or delivered.usage,
+    )
 
 
 def _as_events(completion: Completion) -> list[StreamEvent]:

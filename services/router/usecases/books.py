@@ -77,7 +77,7 @@ class Books:
 
     # ---- asking
 
-    def ask(self, step: Try, *, always_use: bool) -> Ask:
+    def ask(self, step: Try, *, always_use: bool, dry_run: bool = False) -> Ask:
         """
         Write the ask for the next attempt, with the settlement of the last.
         """
@@ -89,6 +89,7 @@ class Books:
             own=own_terms(step.own),
             credits=credit_terms(step.shared),
             settlement=None if self._told else self._last,
+            dry_run=dry_run,
         )
 
     def granted(self, grant: Grant) -> None:

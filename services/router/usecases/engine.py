@@ -13,6 +13,7 @@ from services.router.domain.catalogue import Catalogue
 from services.router.domain.plan import Funding
 from services.router.domain.text import StreamEvent
 from services.router.usecases.attempt import Caller
+from services.router.usecases.experience import Experience
 from services.router.usecases.ports import Keys, Ledger
 from services.router.usecases.settlement import BackgroundWork, Settler
 from services.shared.clock import Clock
@@ -55,6 +56,7 @@ class Engine:
     caller: Caller
     settler: Settler
     work: BackgroundWork
+    experience: Experience
     catalogue: Catalogue
     clock: Clock
     chance: Callable[[], float]

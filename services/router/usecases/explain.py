@@ -60,6 +60,7 @@ class Explain:
             shared=shared.keys,
             catalogue=engine.catalogue,
             unsupported=engine.caller.unsupported,
+            conditions=engine.experience.at(now, chance=0.0),
             now=now,
             spread=0,
         )

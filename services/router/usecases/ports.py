@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from services.router.domain.attempts import UsageBasis
+    from services.router.domain.estimate import CreditTariff
     from services.router.domain.keys import AccountKeys, OwnKey
     from services.router.domain.outcomes import Outcome
     from services.router.domain.plan import Funding, OwnKeyState
@@ -278,6 +279,22 @@ class Ledger(Protocol):
     ) -> Settled:
         """
         Close an attempt, and with an end the request.
+        """
+        ...
+
+
+class Tariffs(Protocol):
+    """
+    What the accounts' plans charge in credits.
+    """
+
+    async def of(self, account: str, *, timeout_seconds: float) -> CreditTariff:
+        """
+        Give the terms of an account's plan.
+
+        Raises:
+            AccountNotFoundError: The ledger knows no such account.
+            PeerUnavailableError: The ledger is away.
         """
         ...
 

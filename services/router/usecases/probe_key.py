@@ -17,19 +17,25 @@ from services.router.domain.outcomes import Outcome
 from services.router.domain.prices import cost_nano_usd
 from services.router.errors import ModelNotCuratedError
 from services.router.providers.base import (
+    AccessToken,
     APIKeyCredential,
+    Credential,
+    CredentialMalformedError,
     Dialect,
     HTTPRequest,
+    Probe,
     ProbeResult,
     ProviderError,
 )
+from services.router.usecases.access import trade
 from services.router.usecases.ports import Transport
 from services.shared.clock import Clock
-from services.shared.errors import InvalidArgumentError
+from services.shared.errors import FieldViolation, InvalidArgumentError
 from services.shared.secret import Secret
 
 PROBE_SECONDS_MAX = 15.0
-REQUESTS_MAX = 8
+REQUESTS_MAX = 64
+"""Deployments of one credential are tested one after the other, each by its free call and more."""
 
 
 class Finding(StrEnum):
@@ -126,27 +132,72 @@ class ProbeKey:
             default_model: The key's own model, `vendor/model`, or empty.
             allowed_models: The only models it may serve; empty for all.
             deadline: Monotonic seconds.
+
+        Raises:
+            InvalidArgumentError: Naming the fields of a structured credential that do not fit.
         """
         self.check(provider, default_model=default_model, allowed_models=allowed_models)
         dialect = self.dialects[provider]
         offers = self._offers(provider, default_model, allowed_models)
-        probe = dialect.probe(
-            APIKeyCredential(secret),
-            base_url=self.base_urls.get(provider, dialect.default_base_url),
-            models=tuple(offer.provider_model for offer in offers),
-        )
+        credential = APIKeyCredential(secret)
         deadline = min(deadline, self.clock.monotonic() + PROBE_SECONDS_MAX)
+        try:
+            probe = dialect.probe(
+                credential,
+                base_url=self._base_url(dialect),
+                models=tuple(offer.provider_model for offer in offers),
+            )
+            await self._run(probe, dialect, credential, deadline)
+        except CredentialMalformedError as error:
+            fields = [
+                FieldViolation(f"secret.{fault.field}", fault.description) for fault in error.faults
+            ]
+            raise InvalidArgumentError(str(error), fields=fields) from None
+        return self._report(provider, probe.result())
+
+    def _base_url(self, dialect: Dialect) -> str:
+        return self.base_urls.get(dialect.provider, dialect.default_base_url)
+
+    async def _run(
+        self, probe: Probe, dialect: Dialect, credential: Credential, deadline: float
+    ) -> None:
+        base_url = self._base_url(dialect)
+        try:
+            token = await self._token(dialect, credential, deadline)
+        except ProviderError as error:
+            probe.fail(error)
+            return
         for _ in range(REQUESTS_MAX):
-            request = probe.next_request()
-            if request is None:
+            built = probe.next_request()
+            if built is None:
                 break
+            request = dialect.authorize(
+                built, credential, base_url=base_url, now=self.clock.now(), token=token
+            )
             try:
                 status, headers, body = await self._send(request, deadline)
             except ProviderError as error:
                 probe.fail(error)
             else:
                 probe.feed(status, headers, body, now=self.clock.now())
-        return self._report(provider, probe.result())
+
+    async def _token(
+        self, dialect: Dialect, credential: Credential, deadline: float
+    ) -> AccessToken | None:
+        """
+        Trade the credential, which is the first thing to be tested; nothing is kept.
+        """
+        base_url = self._base_url(dialect)
+        exchange = dialect.exchange(credential, base_url=base_url, now=self.clock.now())
+        if exchange is None:
+            return None
+        return await trade(
+            exchange,
+            transport=self.transport,
+            clock=self.clock,
+            may_send=lambda: True,
+            seconds=max(0.0, deadline - self.clock.monotonic()),
+        )
 
     async def _send(
         self, request: HTTPRequest, deadline: float
@@ -169,14 +220,17 @@ class ProbeKey:
         return sorted(known, key=_dearness)
 
     def _report(self, provider: str, result: ProbeResult) -> ProbeReport:
-        cost = 0
+        prices = {
+            offer.provider_model: offer.price
+            for model in self.catalogue.models.values()
+            for offer in model.offers
+            if offer.provider == provider
+        }
+        spent = [*result.spent_elsewhere]
         if result.usage is not None:
-            for model in self.catalogue.models.values():
-                for offer in model.offers:
-                    at_provider = offer.provider == provider and offer.price is not None
-                    if at_provider and offer.provider_model == result.model:
-                        assert offer.price is not None, "just checked"
-                        cost = cost_nano_usd(offer.price, result.usage)
+            spent.append((result.model, result.usage))
+        priced = [(prices.get(name), usage) for name, usage in spent]
+        cost = sum(cost_nano_usd(price, usage) for price, usage in priced if price is not None)
         return ProbeReport(
             finding=_FINDINGS.get(result.outcome, Finding.UNREACHABLE),
             credit_checked=result.credit_checked,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Callable
 
 from services.router import errors
 from services.router.domain import next_step
@@ -35,6 +36,7 @@ from services.router.usecases import money, replay
 from services.router.usecases.attempt import Delivered, Served
 from services.router.usecases.books import Books
 from services.router.usecases.engine import Ended, Engine, Event, Started
+from services.router.usecases.experience import Timing
 from services.router.usecases.failures import failure_error, no_candidate
 from services.router.usecases.outbox import Outbox
 from services.router.usecases.ports import (
@@ -122,6 +124,8 @@ class Run:
             settler=engine.settler,
             wait_seconds=lambda: self._left_seconds() + SETTLE_GRACE_SECONDS,
         )
+        self._trials = object()
+        """Holds what this run is the trial of."""
         self._refusal: errors.LedgerRefusalError | None = None
         self._held: dict[str, HeldKeys] = {}
         self._left = False
@@ -143,6 +147,8 @@ class Run:
                 raise
         else:
             self._outbox.close()
+        finally:
+            self._engine.experience.release(self._trials)
 
     def leave(self) -> None:
         """
@@ -209,13 +215,25 @@ class Run:
         failure = await self._try(candidate, grant, list(plan.notes))
         if failure is None:
             return None
-        return next_step.failed(
+        return self._after(progress, candidate, failure)
+
+    def _after(self, progress: Progress, candidate: Candidate, failure: Failure) -> Progress:
+        """
+        Take a failure in; a retry on the same key is paid by the account's tokens.
+        """
+        engine, account = self._engine, self._request.account
+        now = engine.clock.monotonic()
+        going_on = next_step.failed(
             progress,
             candidate,
             failure,
-            now=self._engine.clock.monotonic(),
-            chance=self._engine.chance(),
+            now=now,
+            chance=engine.chance(),
+            may_retry=engine.experience.may_retry(account, now),
         )
+        if going_on.transient_retries > progress.transient_retries:
+            engine.experience.retried(account, now)
+        return going_on
 
     async def _plan(self, *, anew: bool = False) -> Plan:
         """
@@ -226,15 +244,21 @@ class Run:
         take = engine.keys.asked_anew if anew else engine.keys.held
         own, shared = await asyncio.gather(take(request.account), take(PLATFORM))
         self._held = {request.account: own, PLATFORM: shared}
+        now = engine.clock.monotonic()
+        engine.experience.release(self._trials)
         plan = make_plan(
             request,
             keys=own.keys,
             shared=shared.keys,
             catalogue=engine.catalogue,
             unsupported=engine.caller.unsupported,
-            now=engine.clock.monotonic(),
+            conditions=engine.experience.at(now, chance=engine.chance()),
+            now=now,
             spread=int(engine.chance() * 1_000_000),
         )
+        # Nothing else runs between reading the conditions and this, so no other has claimed them.
+        for candidate in (*plan.own, *plan.shared):
+            engine.experience.claim(candidate.trials, self._trials)
         asks_ledger = request.source is Source.OWN_KEY or plan.own or plan.shared
         if not asks_ledger and not _lacks_shared_key(plan):
             known = not request.model or request.model in engine.catalogue.models
@@ -264,7 +288,7 @@ class Run:
         engine = self._engine
         if step.delay_seconds > SETTLE_FIRST_SECONDS:
             await self._books.settle_alone()
-        if step.delay_seconds > 0:
+        if step.delay_seconds > 0 and not await self._credits_pay_anyway(step, plan):
             await engine.clock.sleep(step.delay_seconds)
         left = self._left_seconds()
         if left < next_step.ATTEMPT_SECONDS_MIN and not self._books.attempts:
@@ -280,6 +304,22 @@ class Run:
             self._books.granted(grant)
         return grant
 
+    async def _credits_pay_anyway(self, step: Try, plan: Plan) -> bool:
+        """
+        Ask, before a first wait for an own key, whether its account uses own keys at all.
+
+        Raises:
+            LedgerRefusalError: It does, and nothing will be granted after the wait either.
+        """
+        first = not self._books.attempts and self._refusal is None
+        if not first or step.own is None or step.shared is None:
+            return False
+        answer = await self._engine.ledger.authorize(
+            self._books.ask(step, always_use=plan.always_use, dry_run=True),
+            timeout_seconds=min(AUTHORIZE_SECONDS_MAX, max(0.1, self._left_seconds())),
+        )
+        return isinstance(answer, Recorded) or answer.funding is Funding.CREDITS
+
     # ---- one attempt
 
     async def _try(self, candidate: Candidate, grant: Grant, notes: list[str]) -> Failure | None:
@@ -287,8 +327,14 @@ class Run:
         Make the granted attempt; None if it served the request.
         """
         engine, delivered = self._engine, Delivered()
-        sink = _Sink(self._outbox, candidate, grant)
         started = engine.clock.monotonic()
+        first_content: list[float] = []
+
+        def begun() -> None:
+            first_content.append(engine.clock.monotonic() - started)
+            self._recovered(candidate)
+
+        sink = _Sink(self._outbox, candidate, grant, begun=begun)
         renewing = asyncio.create_task(self._renew(candidate, grant, delivered))
         try:
             result = await self._call(candidate, sink, delivered)
@@ -303,13 +349,20 @@ class Run:
         if result is None:
             self._books.abandoned(candidate, grant, delivered, seconds=seconds)
             raise self._abandoned()
+        now = engine.clock.monotonic()
         if isinstance(result, Failure):
+            account = self._request.account
+            engine.experience.failed(account, candidate, result, seconds=seconds, now=now)
             self._report(candidate, result)
             self._books.failed(candidate, grant, delivered, result, seconds=seconds)
             return result
-        if candidate.health.state is not HealthState.ACTIVE:
-            engine.keys.report(candidate.key, None, model="")
         await sink.begin()
+        timing = Timing(
+            seconds=seconds,
+            first_content_seconds=first_content[0] if candidate.call.stream else None,
+            output_tokens=result.usage.output_tokens if result.usage else 0,
+        )
+        engine.experience.served(self._request.account, candidate, timing, now)
         receipt = self._books.served(
             candidate,
             grant,
@@ -377,6 +430,15 @@ class Run:
             except ServiceError as error:
                 # The capture at the end is never refused; a lapse costs exactness, not the answer.
                 log.warning("renewal_failed", error=type(error).__name__)
+
+    def _recovered(self, candidate: Candidate) -> None:
+        """
+        Take the first content as proof that the key works.
+        """
+        on_trial = candidate.key.name in candidate.trials
+        if on_trial or candidate.health.state is not HealthState.ACTIVE:
+            self._engine.keys.report(candidate.key, None, model="")
+        self._engine.experience.release(self._trials)
 
     def _report(self, candidate: Candidate, failure: Failure) -> None:
         if failure.outcome in ABOUT_THE_KEY:
@@ -448,8 +510,16 @@ class _Sink:
     Hands an attempt's events over, the start before the first content.
     """
 
-    def __init__(self, outbox: Outbox[Event], candidate: Candidate, grant: Grant) -> None:
+    def __init__(
+        self,
+        outbox: Outbox[Event],
+        candidate: Candidate,
+        grant: Grant,
+        *,
+        begun: Callable[[], None],
+    ) -> None:
         self._outbox = outbox
+        self._begun = begun
         own = candidate.funding is Funding.OWN_KEY
         self._started: Started | None = Started(
             payer=grant.funding,
@@ -465,6 +535,7 @@ class _Sink:
         """
         if self._started is not None:
             started, self._started = self._started, None
+            self._begun()
             await self._outbox.put(started)
 
     async def put(self, event: StreamEvent) -> None:

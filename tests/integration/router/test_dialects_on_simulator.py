@@ -13,7 +13,6 @@ import pytest
 
 from services.router.domain.outcomes import Outcome
 from services.router.domain.text import (
-    Completion,
     Finished,
     FinishReason,
     ImagePart,
@@ -21,98 +20,40 @@ from services.router.domain.text import (
     ReasoningEffort,
     ResponseSchema,
     Role,
-    StreamEvent,
-    TextCall,
     TextPart,
     Tool,
     ToolCall,
     ToolCallDelta,
     ToolResult,
 )
-from services.router.providers.base import HTTPRequest, ProbeResult, ProviderError
+from services.router.providers.base import (
+    CredentialMalformedError,
+    HTTPRequest,
+)
 from services.router.providers.registry import DIALECTS
 from simulator.control import key_digest
 from simulator.openrouter_api import COST_NANO_USD_PER_TOKEN
 from simulator.tokens import IMAGE_TOKENS, answer_text, count_tokens
 from tests.support.provider_streams import credential, text_of
-from tests.support.simulated_providers import KEYS, faulty_key, serve_simulator
+from tests.support.simulated_providers import (
+    KEYS,
+    azure_key,
+    faulty_key,
+    serve_simulator,
+)
+from tests.support.simulator_client import MODELS, Client, a_call
 
-MODELS = {
-    "openai": "gpt-4o-mini",
-    "openrouter": "anthropic/claude-haiku-4.5",
-    "anthropic": "claude-sonnet-4-6",
-    "gemini": "gemini-3.1-flash-lite",
-}
+NAMES = {**MODELS, "azure": "gpt-4o-mini"}
+"""What the simulator calls each model."""
 PROVIDERS = pytest.mark.parametrize("provider", sorted(MODELS))
 BOTH_WAYS = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+LACKING = {
+    "anthropic": ("seed", "top_p"),
+    "amazon-bedrock": ("seed",),
+    "deepseek": ("seed", "response_schema", "messages"),
+}
 SLOW_SECONDS = 0.1
 SCHEMA = '{"type":"object","properties":{"city":{"type":"string"},"days":{"type":"integer"}}}'
-
-
-class Client:
-    """Sends what the dialects build; tests' own small transport."""
-
-    def __init__(self, session: aiohttp.ClientSession, simulator: str) -> None:
-        self._session = session
-        self.simulator = simulator
-
-    def base_url(self, provider: str) -> str:
-        return f"{self.simulator}/{provider}"
-
-    async def send(self, request: HTTPRequest) -> tuple[int, dict[str, str], bytes]:
-        async with self._session.request(
-            request.method, request.url, headers=request.headers, data=request.body or None
-        ) as response:
-            headers = {name.lower(): value for name, value in response.headers.items()}
-            return response.status, headers, await response.read()
-
-    async def complete(self, provider: str, call: TextCall, key: str = "") -> Completion:
-        dialect = DIALECTS[provider]
-        request = dialect.build_request(
-            call, credential(key or KEYS[provider]), base_url=self.base_url(provider)
-        )
-        return dialect.parse_response(*await self.send(request), now=datetime.now(UTC))
-
-    async def events(self, provider: str, call: TextCall, key: str = "") -> list[StreamEvent]:
-        dialect = DIALECTS[provider]
-        request = dialect.build_request(
-            call, credential(key or KEYS[provider]), base_url=self.base_url(provider)
-        )
-        now = datetime.now(UTC)
-        async with self._session.post(
-            request.url, headers=request.headers, data=request.body
-        ) as response:
-            if response.status != 200:
-                headers = {name.lower(): value for name, value in response.headers.items()}
-                raise dialect.parse_error(response.status, headers, await response.read(), now=now)
-            decoder = dialect.stream_decoder(now=now)
-            events: list[StreamEvent] = []
-            try:
-                async for data in response.content.iter_any():
-                    events += decoder.feed(data)
-            except aiohttp.ClientPayloadError:
-                pass  # The cut shows in the decoder, as it must.
-            return events + decoder.finish()
-
-    async def failure(self, provider: str, key: str, *, stream: bool, **fields: Any) -> Any:
-        call = a_call(provider, stream=stream, **fields)
-        with pytest.raises(ProviderError) as caught:
-            await (self.events if stream else self.complete)(provider, call, key)
-        return caught.value
-
-    async def probe(self, provider: str, key: str, *models: str) -> ProbeResult:
-        probe = DIALECTS[provider].probe(
-            credential(key), base_url=self.base_url(provider), models=models
-        )
-        while (request := probe.next_request()) is not None:
-            probe.feed(*await self.send(request), now=datetime.now(UTC))
-        return probe.result()
-
-    async def control(self, method: str, path: str, body: Any = None) -> Any:
-        async with self._session.request(
-            method, f"{self.simulator}/control/{path}", json=body
-        ) as response:
-            return await response.json() if response.status in (200, 400) else None
 
 
 @pytest.fixture
@@ -124,17 +65,6 @@ async def client() -> AsyncIterator[Client]:
         yield Client(session, simulator)
 
 
-def a_call(provider: str, *, stream: bool = False, **fields: Any) -> TextCall:
-    plain: dict[str, Any] = {
-        "model": MODELS[provider],
-        "system": "Be brief.",
-        "messages": (Message(Role.USER, (TextPart("Say hello to me"),)),),
-        "max_output_tokens": 50,
-        "stream": stream,
-    }
-    return TextCall(**{**plain, **fields})
-
-
 @PROVIDERS
 class TestAnswers:
     @pytest.mark.requirement("R1", "R4")
@@ -142,7 +72,7 @@ class TestAnswers:
         self, client: Client, provider: str
     ) -> None:
         answer = await client.complete(provider, a_call(provider))
-        assert answer.text == answer_text(MODELS[provider], 6)
+        assert answer.text == answer_text(NAMES[provider], 6)
         assert answer.finish_reason is FinishReason.STOP
         assert answer.usage is not None
         assert answer.usage.input_tokens == 6
@@ -193,7 +123,7 @@ class TestAnswers:
             Message(Role.TOOL, (ToolResult(made.id, "sunny"),)),
         )
         after = await client.complete(provider, a_call(provider, tools=tools, messages=talk))
-        assert after.text == answer_text(MODELS[provider], 7)
+        assert after.text == answer_text(NAMES[provider], 7)
 
     @pytest.mark.requirement("R1")
     async def test_every_other_parameter_is_taken(self, client: Client, provider: str) -> None:
@@ -202,10 +132,15 @@ class TestAnswers:
             "messages": (Message(Role.USER, parts),),
             "response_schema": ResponseSchema("trip", SCHEMA),
             "temperature": 0.5,
+            "top_p": 0.9,
             "stop": ("never",),
+            "seed": 7,
         }
-        if provider != "anthropic":
-            fields |= {"seed": 7, "top_p": 0.9}
+        lacking = LACKING.get(provider, ())
+        fields = {name: value for name, value in fields.items() if name not in lacking}
+        if provider == "deepseek":
+            assert (await client.complete(provider, a_call(provider, **fields))).text
+            return
         answer = await client.complete(provider, a_call(provider, **fields))
         assert answer.text == '{"city":"simulated","days":1}'
         assert answer.usage is not None
@@ -238,6 +173,12 @@ class TestAnswers:
         ("anthropic", "claude-haiku-4-5"),
         ("gemini", "gemini-2.5-flash"),
         ("gemini", "gemini-3.1-flash-lite"),
+        ("azure", "openai/gpt-5-mini"),
+        ("amazon-bedrock", "us.amazon.nova-2-lite-v1:0"),
+        ("amazon-bedrock", "global.anthropic.claude-sonnet-4-6"),
+        ("google-vertex", "gemini-2.5-flash"),
+        ("google-vertex", "claude-haiku-4-5@20251001"),
+        ("deepseek", "deepseek-v4-flash"),
     ],
 )
 async def test_reasoning_counts_as_output(client: Client, provider: str, model: str) -> None:
@@ -283,7 +224,8 @@ class TestFailures:
     @pytest.mark.requirement("R11")
     async def test_a_model_s_name_can_ask_for_a_fault(self, client: Client, provider: str) -> None:
         model = f"{MODELS[provider]}-fault-500"
-        error = await client.failure(provider, "", stream=False, model=model)
+        key = azure_key(model) if provider == "azure" else ""
+        error = await client.failure(provider, key, stream=False, model=model)
         assert error.outcome is Outcome.SERVER_ERROR
 
     @pytest.mark.requirement("R11")
@@ -296,6 +238,10 @@ class TestFailures:
     async def test_a_key_of_another_shape_is_invalid(
         self, client: Client, provider: str, key: str
     ) -> None:
+        if provider in ("azure", "google-vertex"):
+            with pytest.raises(CredentialMalformedError):
+                await client.complete(provider, a_call(provider), key)
+            return
         error = await client.failure(provider, key, stream=False)
         assert error.outcome is Outcome.INVALID_KEY
 
@@ -357,7 +303,7 @@ class TestFailures:
         error = await client.failure(
             provider, faulty_key(provider, "ratelimited-body20"), stream=False
         )
-        if provider in ("gemini", "openrouter"):
+        if provider in ("gemini", "google-vertex", "openrouter"):
             assert error.retry_after_seconds == pytest.approx(20, abs=0.5)
         else:
             assert error.retry_after_seconds is None
@@ -365,7 +311,7 @@ class TestFailures:
     @pytest.mark.requirement("R11")
     async def test_filtered_content_is_told(self, client: Client, provider: str) -> None:
         key = faulty_key(provider, "filtered")
-        if provider == "gemini":
+        if provider in ("gemini", "google-vertex"):
             error = await client.failure(provider, key, stream=False)
             assert error.outcome is Outcome.CONTENT_FILTERED
         else:
@@ -405,7 +351,8 @@ class TestProbes:
         assert (result.outcome, result.retry_after_seconds) == (Outcome.RATE_LIMITED, 7.0)
 
     async def test_the_key_s_own_model_is_used(self, client: Client, provider: str) -> None:
-        result = await client.probe(provider, KEYS[provider], MODELS[provider])
+        key = azure_key(MODELS["azure"]) if provider == "azure" else KEYS[provider]
+        result = await client.probe(provider, key, MODELS[provider])
         assert (result.outcome, result.model) == (None, MODELS[provider])
 
 
@@ -455,7 +402,8 @@ async def test_unknown_fields_and_missing_headers_are_refused(
     request = dialect.build_request(
         a_call(provider), credential(KEYS[provider]), base_url=client.base_url(provider)
     )
-    wrong = HTTPRequest("POST", request.url, request.headers, request.body[:-1] + b',"bogus":1}')
+    more = HTTPRequest("POST", request.url, request.headers, request.body[:-1] + b',"bogus":1}')
+    wrong = await client.authorized(provider, more)
     status, headers, body = await client.send(wrong)
     error = dialect.parse_error(status, headers, body, now=datetime.now(UTC))
     assert error.outcome is Outcome.INVALID_REQUEST

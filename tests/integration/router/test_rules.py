@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import time
+
 import grpc
 import grpc.aio
 import pytest
+from ownkey.keyvault.v1 import key_pb2
 from ownkey.router.v1 import attempt_pb2, catalogue_pb2, explain_pb2, media_pb2, probe_pb2, text_pb2
 
 from services.shared.status import from_rpc_error
@@ -60,7 +63,34 @@ async def test_own_key_only_without_a_key_says_so(router: RouterUnderTest, mode:
     assert failure.reason == "NO_USABLE_OWN_KEY"
 
 
+@pytest.mark.requirement("R7", "R10")
+async def test_where_credits_pay_anyway_nobody_waits_for_a_cooling_own_key(
+    router: RouterUnderTest,
+) -> None:
+    """The wait of up to two seconds is for accounts that use own keys."""
+    mark = key_pb2.KeyHealth(state=key_pb2.HEALTH_STATE_COOLING, remaining_millis=1_500)
+    cooling = stored_key("demo", "main", "openai", KEYS["openai"], health=[mark])
+    router.keyvault.put("demo", cooling)
+    router.ledger.mode = "CREDITS"
+    started = time.monotonic()
+    assert (await router.generate()).receipt.payer == CREDITS
+    assert time.monotonic() - started < 1.0
+    router.keyvault.put("demo", cooling)
+    router.ledger.mode = "OWN_KEY_FIRST"
+    started = time.monotonic()
+    assert (await router.generate()).receipt.payer == OWN
+    assert time.monotonic() - started > 1.0
+
+
 class TestPreferences:
+    @pytest.mark.requirement("R8")
+    @pytest.mark.parametrize("sort", [text_pb2.SORT_LATENCY, text_pb2.SORT_THROUGHPUT])
+    async def test_sorting_by_measured_speed_is_served(
+        self, router: RouterUnderTest, sort: text_pb2.Sort
+    ) -> None:
+        answer = await router.generate(route=text_pb2.RoutePreferences(sort=sort))
+        assert answer.receipt.provider == "openai"
+
     @pytest.mark.requirement("R8")
     async def test_own_keys_come_first_whatever_the_order_says(
         self, router: RouterUnderTest

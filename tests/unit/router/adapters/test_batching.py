@@ -60,6 +60,18 @@ class TestBatcher:
         assert [type(result) for result in results] == [ConnectionError, ConnectionError]
         assert await batcher.submit(4) == 8
 
+    async def test_an_item_that_comes_as_the_last_batches_end_is_sent(self) -> None:
+        """All batches end in one step of the loop; what queues in the same step is not left."""
+        sender = Sender()
+        sender.open.set()
+        batcher = Batcher(sender)
+        first = [asyncio.create_task(batcher.submit(n)) for n in range(2)]
+        await asyncio.sleep(0)  # Their sendings stand in the loop's queue,
+        second = asyncio.create_task(batcher.submit(7))  # and this behind them.
+        async with asyncio.timeout(5):
+            await asyncio.gather(*first)
+            assert await second == 14
+
     async def test_an_item_whose_caller_gave_up_is_not_sent(self) -> None:
         sender = Sender()
         batcher = Batcher(sender)

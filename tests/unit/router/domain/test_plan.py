@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.router.adapters.catalogue_file import load_catalogue
+from services.router.adapters.price_library import PriceLibrary
 from services.router.domain.keys import AccountKeys, HealthMark, HealthState, OwnKey
 from services.router.domain.plan import (
     ExclusionReason,
@@ -35,6 +40,40 @@ def names(laid_out: Plan) -> list[str]:
     """Give the candidates as `own anthropic`, `shared anthropic`, in order."""
     own = [f"own {candidate.offer.provider}" for candidate in laid_out.own]
     return own + [f"shared {candidate.offer.provider}" for candidate in laid_out.shared]
+
+
+class TestTheCatalogueItself:
+    @pytest.mark.requirement("R8", "R5")
+    @pytest.mark.parametrize("model", ["claude-sonnet-4-6", "claude-haiku-4-5", "claude-opus-4-6"])
+    def test_claude_is_served_by_all_three_own_keys_before_any_shared_one(self, model: str) -> None:
+        """The worked examples, with the models, names and prices that are shipped."""
+        name = f"anthropic/{model}"
+        moment = datetime(2026, 11, 21, tzinfo=UTC)
+        shipped = load_catalogue(Path("services/router/catalogue.yaml"), PriceLibrary(now=moment))
+        asked = request(model=name, preferences=Preferences(order=BEDROCK_FIRST, only=PROVIDERS))
+        shared = account_keys(
+            *(own_key(item, account="platform") for item in PROVIDERS), account="platform"
+        )
+        for own, expected in (
+            (BEDROCK_FIRST, [f"own {item}" for item in BEDROCK_FIRST]),
+            (("google-vertex",), ["own google-vertex"]),
+        ):
+            keys = account_keys(*(own_key(item) for item in own))
+            laid_out = planned(asked, keys=keys, shared=shared, catalogue=shipped)
+            assert names(laid_out) == expected + [f"shared {item}" for item in BEDROCK_FIRST]
+
+
+class TestDeployments:
+    @pytest.mark.requirement("K11")
+    @pytest.mark.parametrize(("deployed", "served"), [({MODEL}, True), ({"a/b"}, False)])
+    def test_a_key_serves_what_it_has_deployments_of(
+        self, deployed: set[str], *, served: bool
+    ) -> None:
+        keys = account_keys(own_key("anthropic", deployed_models=frozenset(deployed)))
+        laid_out = planned(keys=keys)
+        assert [c.offer.provider for c in laid_out.own] == (["anthropic"] if served else [])
+        reasons = [item.reason for item in laid_out.exclusions if item.funding is Funding.OWN_KEY]
+        assert (ExclusionReason.MODEL_NOT_SERVED in reasons) is not served
 
 
 class TestOrder:

@@ -12,7 +12,7 @@ from services.router.domain.outcomes import Billed, Outcome
 from services.router.providers.base import ProviderError
 from services.router.providers.probe import GENERATIONS_MAX, OUTPUT_TOKENS_MAX
 from services.router.providers.registry import DIALECTS
-from tests.support.provider_streams import NOW, credential
+from tests.support.provider_streams import NOW, credential_of
 
 pytestmark = pytest.mark.requirement("K3")
 
@@ -25,7 +25,7 @@ MODELS = {"data": [{"id": "gpt-4o-mini"}, {"id": "gpt-4o"}]}
 
 
 def probe(provider: str = "openai", *models: str) -> Any:
-    return DIALECTS[provider].probe(credential(), base_url="https://x", models=models)
+    return DIALECTS[provider].probe(credential_of(provider), base_url="https://x", models=models)
 
 
 def feed(machine: Any, status: int, body: Any) -> None:

@@ -23,12 +23,13 @@ from services.router.domain.text import (
     ToolResult,
 )
 from services.router.providers.anthropic import ANTHROPIC
-from services.router.providers.base import UnsupportedParameterError
+from services.router.providers.base import AccessToken, UnsupportedParameterError
 from services.router.providers.gemini import GEMINI
 from services.router.providers.openai import OPENAI
 from services.router.providers.openrouter import OPENROUTER
 from services.router.providers.registry import DIALECTS
-from tests.support.provider_streams import CANARY, credential, text_call
+from services.shared.secret import Secret
+from tests.support.provider_streams import CANARY, NOW, credential, credential_of, text_call
 
 SCHEMA = '{"type":"object","properties":{"a":{"type":"integer"}}}'
 TOOL = Tool("lookup", "Looks up", SCHEMA)
@@ -59,7 +60,11 @@ def body_of(dialect: Any, **fields: Any) -> Any:
 class TestSecrets:
     @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda item: item.provider)
     def test_the_key_is_in_a_header_and_nowhere_else(self, dialect: Any) -> None:
-        request = dialect.build_request(text_call(), credential(), base_url="https://host")
+        secret = credential_of(dialect.provider)
+        model = {"azure": "openai/gpt-4o-mini"}.get(dialect.provider, "gpt-4o-mini")
+        built = dialect.build_request(text_call(model=model), secret, base_url="https://{host}")
+        token = AccessToken(Secret(CANARY), NOW)
+        request = dialect.authorize(built, secret, base_url="https://{host}", now=NOW, token=token)
         assert any(CANARY in value for value in request.headers.values())
         assert CANARY not in request.url
         assert CANARY not in request.body.decode()
@@ -69,7 +74,10 @@ class TestSecrets:
 
     @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda item: item.provider)
     def test_a_prompt_is_not_shown(self, dialect: Any) -> None:
-        request = dialect.build_request(text_call(), credential(), base_url="https://host")
+        model = {"azure": "openai/gpt-4o-mini"}.get(dialect.provider, "gpt-4o-mini")
+        request = dialect.build_request(
+            text_call(model=model), credential_of(dialect.provider), base_url="https://{host}"
+        )
         assert "hello" not in repr(request)
 
 

@@ -19,8 +19,9 @@ from services.router.domain.catalogue import (
     Model,
     Offer,
 )
-from services.router.domain.keys import AccountKeys
+from services.router.domain.keys import AccountKeys, HealthMark, HealthState
 from services.router.domain.outcomes import Outcome
+from services.router.domain.plan import OwnKeyState
 from services.router.domain.request import Source, TextInput, TextRequest
 from services.router.domain.text import Message, Role, TextDelta, TextPart
 from services.router.usecases.engine import Ended, Event, Started
@@ -251,6 +252,64 @@ class TestReplay:
         with pytest.raises(errors.RequestAbandonedError):
             await stage.events()
         assert stage.transport.sent == []
+
+
+def out_of_money(*, until: float) -> Any:
+    """Give an own key whose provider said it had no credit."""
+    return dataclasses.replace(KEY, health=(HealthMark(HealthState.NO_CREDIT, "", until),))
+
+
+DOWN = FakeAnswer(status=503, pieces=(b"{}",))
+
+
+class TestTrials:
+    @pytest.mark.requirement("K14")
+    async def test_one_request_finds_out_whether_a_key_has_credit_again(self) -> None:
+        """Meanwhile others act as if it had none; its first content tells them and keyvault."""
+        pause, end = asyncio.Event(), asyncio.Event()
+        answer = FakeAnswer(pieces=(pause, chunk("Hello"), end, END))
+        stage = Stage(FakeTransport(answer), out_of_money(until=0.0))
+        trial = asyncio.create_task(anext(first := stage.run()))
+        async with asyncio.timeout(1):
+            while not stage.transport.sent:
+                await asyncio.sleep(0)
+        other = asyncio.create_task(anext(second := stage.run()))
+        async with asyncio.timeout(1):
+            while len(stage.transport.sent) < 2:
+                await asyncio.sleep(0)
+        pause.set()
+        await asyncio.gather(trial, other)
+        assert stage.bearers == [
+            "Bearer accounts/demo/keys/main@1",
+            "Bearer accounts/platform/keys/one@1",
+        ]
+        assert stage.ledger.asks[1].own_key_state is OwnKeyState.NO_CREDIT
+        assert stage.keys.reports == [(KEY.name, None)]
+        third = stage.run()
+        await anext(third)
+        assert stage.bearers[2] == "Bearer accounts/demo/keys/main@1"
+        end.set()
+        for events in (first, second, third):
+            await events.aclose()
+        await stage.engine.work.drain(1)
+
+    @pytest.mark.requirement("K14", "R9")
+    async def test_before_its_time_nobody_tries_it(self) -> None:
+        stage = Stage(FakeTransport(SERVED), out_of_money(until=5.0))
+        await stage.events()
+        assert stage.bearers == ["Bearer accounts/platform/keys/one@1"]
+
+
+class TestRetryTokens:
+    @pytest.mark.requirement("R10", "R11")
+    async def test_an_account_whose_calls_all_fail_is_left_with_its_first_tries(self) -> None:
+        stage = Stage(FakeTransport(DOWN))
+        stage.engine.experience.retried("accounts/demo", 0.0)
+        for _ in range(9):
+            stage.engine.experience.retried("accounts/demo", 0.0)
+        with pytest.raises(errors.ProviderDownError):
+            await stage.events(Source.OWN_KEY)
+        assert len(stage.transport.sent) == 1
 
 
 class TestIsolation:

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Listens for the door.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from services.shared.config import ConfigError
+from services.shared.logging import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+HEADER_BYTES_MAX = 16 * 1024
+
+log = get_logger()
+
+
+@asynccontextmanager
+async def serving(
+    app: web.Application, listen: str, *, drain_seconds: float
+) -> AsyncIterator[None]:
+    """
+    Serve an application until the end of the context, then let running calls finish.
+
+    Args:
+        app: What to serve.
+        listen: `host:port`, checked.
+        drain_seconds: How long running calls may go on.
+
+    Raises:
+        ConfigError: The address cannot be listened on.
+    """
+    host, _, port = listen.rpartition(":")
+    # A caller that leaves cancels its handler, which ends its request as on gRPC.
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        handler_cancellation=True,
+        shutdown_timeout=drain_seconds,
+        max_field_size=HEADER_BYTES_MAX,
+    )
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+        except OSError as fault:
+            problem = (
+                f"cannot listen on {listen}; stop what listens there or choose another address"
+            )
+            raise ConfigError([problem]) from fault
+        log.info("serving_http", listen=listen)
+        yield
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Reads what Bedrock's runtime answers, whole and as binary event streams.
+
+1. Converse and ConverseStream:
+   https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStream.html .
+   Usage comes in `metadata`, after `messageStop`, and is the end.
+2. InvokeModel of Anthropic's models: each `chunk` holds one event of the Messages API as base64.
+3. A failure after status 200 is a message of the type `exception`.
+4. Input tokens exclude what was read from and written to the cache; `Usage` includes both.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from datetime import datetime
+
+import msgspec
+
+from services.router.domain.text import (
+    Completion,
+    FinishReason,
+    ReasoningDelta,
+    StreamEvent,
+    TextDelta,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+    UsageReport,
+)
+from services.router.providers.anthropic import AnthropicDecoder, parse_message
+from services.router.providers.anthropic_request import REDACTED
+from services.router.providers.base import ProviderError
+from services.router.providers.classify import (
+    ErrorFacts,
+    ErrorTable,
+    broken,
+    classify,
+    decode_object,
+)
+from services.router.providers.event_stream import BROKEN, EventStreamParser
+from services.router.providers.sse import SSEEvent
+from services.router.providers.sse_decoder import HTTP_OK, SSEDecoder
+
+__all__ = ["BedrockDecoder", "parse_answer", "parse_refusal"]
+
+_FINISH_REASONS = {
+    # https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_MessageStopEvent.html
+    "end_turn": FinishReason.STOP,
+    "stop_sequence": FinishReason.STOP,
+    "max_tokens": FinishReason.LENGTH,
+    "model_context_window_exceeded": FinishReason.LENGTH,
+    "tool_use": FinishReason.TOOL_CALLS,
+    "guardrail_intervened": FinishReason.CONTENT_FILTER,
+    "content_filtered": FinishReason.CONTENT_FILTER,
+    "refusal": FinishReason.CONTENT_FILTER,
+}
+
+
+class _ReasoningText(msgspec.Struct):
+    text: str = ""
+    signature: str = ""
+
+
+class _Reasoning(msgspec.Struct, rename="camel"):
+    """
+    A whole block (`reasoningText`) and a delta (`text`, `signature`).
+    """
+
+    reasoning_text: _ReasoningText | None = None
+    redacted_content: str = ""
+    text: str = ""
+    signature: str = ""
+
+    def proof(self) -> str:
+        """
+        Give the signature; redacted thinking is nothing but proof.
+        """
+        if self.redacted_content:
+            return REDACTED + self.redacted_content
+        return self.signature if self.reasoning_text is None else self.reasoning_text.signature
+
+
+class _ToolUse(msgspec.Struct, rename="camel"):
+    tool_use_id: str = ""
+    name: str = ""
+    input: msgspec.Raw = msgspec.Raw(b"{}")
+
+
+class _Block(msgspec.Struct, rename="camel"):
+    text: str | None = None
+    tool_use: _ToolUse | None = None
+    reasoning_content: _Reasoning | None = None
+
+
+class _ToolInput(msgspec.Struct):
+    input: str = ""
+
+
+class _Delta(msgspec.Struct, rename="camel"):
+    text: str | None = None
+    tool_use: _ToolInput | None = None
+    reasoning_content: _Reasoning | None = None
+
+
+class _Message(msgspec.Struct):
+    content: list[_Block] | None = None
+
+
+class _Output(msgspec.Struct):
+    message: _Message | None = None
+
+
+class _Usage(msgspec.Struct, rename="camel"):
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_input_tokens: int | None = None
+    cache_write_input_tokens: int | None = None
+
+    def normalised(self) -> Usage:
+        """
+        Add the cached tokens, which Bedrock counts beside the input.
+        """
+        read = self.cache_read_input_tokens or 0
+        written = self.cache_write_input_tokens or 0
+        return Usage(
+            input_tokens=self.input_tokens + read + written,
+            output_tokens=self.output_tokens,
+            cached_input_tokens=read,
+            cache_write_tokens=written,
+        )
+
+
+class _Answer(msgspec.Struct, rename="camel"):
+    output: _Output | None = None
+    stop_reason: str = ""
+    usage: _Usage | None = None
+
+
+class _Start(msgspec.Struct, rename="camel"):
+    tool_use: _ToolUse | None = None
+
+
+class _Event(msgspec.Struct, rename="camel"):
+    """
+    Every event of ConverseStream, and the `chunk` of InvokeModelWithResponseStream.
+    """
+
+    content_block_index: int = 0
+    start: _Start | None = None
+    delta: _Delta | None = None
+    stop_reason: str = ""
+    usage: _Usage | None = None
+    bytes: str = ""
+
+
+_decode_event = msgspec.json.Decoder(_Event).decode
+_decode_answer = msgspec.json.Decoder(_Answer).decode
+
+
+class BedrockDecoder(SSEDecoder):
+    """
+    Decodes the binary event stream of either operation.
+    """
+
+    def __init__(self, table: ErrorTable, *, now: datetime) -> None:
+        super().__init__(table, now=now)
+        self.parser = EventStreamParser()
+        self._messages = AnthropicDecoder(table, now=now)
+        """Reads what stands inside the chunks of an Anthropic model."""
+        self._tool_indexes: dict[int, int] = {}
+        """From a content block's index to the call's place among the tool calls."""
+        self._stop_reason = ""
+
+    def read_event(self, event: SSEEvent, out: list[StreamEvent]) -> None:
+        """
+        Read one message; events that are not known carry nothing.
+        """
+        if event is BROKEN:
+            raise broken(self.table, http_status=HTTP_OK, cut=False, usage=self.usage)
+        kind, _, name = event.event.partition(b"/")
+        if kind != b"event":
+            raise self.error(_facts(event.data, code=name.decode(), usage=self.usage))
+        if name == b"contentBlockDelta":
+            self._delta(_decode_event(event.data), out)
+        elif name == b"contentBlockStart":
+            self._block_start(_decode_event(event.data), out)
+        elif name == b"messageStop":
+            self._stop_reason = _decode_event(event.data).stop_reason
+        elif name == b"metadata":
+            self._metadata(_decode_event(event.data), out)
+        elif name == b"chunk":
+            self._chunk(_decode_event(event.data), out)
+
+    def _delta(self, read: _Event, out: list[StreamEvent]) -> None:
+        delta = read.delta or _Delta()
+        if delta.text:
+            out.append(TextDelta(delta.text))
+        if delta.tool_use is not None and delta.tool_use.input:
+            index = self._tool_indexes.get(read.content_block_index, 0)
+            out.append(ToolCallDelta(index, "", "", delta.tool_use.input))
+        reasoning = delta.reasoning_content
+        if reasoning is not None and (reasoning.text or reasoning.proof()):
+            out.append(ReasoningDelta(reasoning.text, reasoning.proof()))
+
+    def _block_start(self, read: _Event, out: list[StreamEvent]) -> None:
+        tool = None if read.start is None else read.start.tool_use
+        if tool is not None:
+            place = len(self._tool_indexes)
+            index = self._tool_indexes.setdefault(read.content_block_index, place)
+            out.append(ToolCallDelta(index, tool.tool_use_id, tool.name, ""))
+
+    def _metadata(self, read: _Event, out: list[StreamEvent]) -> None:
+        if read.usage is not None:
+            self.usage = read.usage.normalised()
+            out.append(UsageReport(self.usage))
+        if self._stop_reason:
+            self.end(_FINISH_REASONS.get(self._stop_reason, FinishReason.OTHER), out)
+
+    def _chunk(self, read: _Event, out: list[StreamEvent]) -> None:
+        try:
+            data = base64.b64decode(read.bytes, validate=True)
+        except binascii.Error:
+            raise broken(self.table, http_status=HTTP_OK, cut=False, usage=self.usage) from None
+        inner = self._messages
+        try:
+            inner.read_event(SSEEvent(b"", data), out)
+        finally:
+            self.usage, self.model = inner.usage, inner.model
+        self._finished = inner.done
+
+    def stray_error(self, stray: bytes) -> ErrorFacts | None:  # noqa: ARG002 - a hook
+        """
+        Give None: nothing stands outside the frames.
+        """
+        return None
+
+
+def parse_answer(
+    table: ErrorTable, status: int, headers: Mapping[str, str], body: bytes, *, now: datetime
+) -> Completion:
+    """
+    Read a whole answer of Converse, or of InvokeModel of an Anthropic model.
+
+    Raises:
+        ProviderError: The status is not 200, or the body is no answer.
+    """
+    if status != HTTP_OK:
+        raise parse_refusal(table, status, headers, body, now=now)
+    try:
+        answer = _decode_answer(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        answer = _Answer()
+    if answer.output is None:
+        return parse_message(table, status, headers, body, now=now)
+    usage = None if answer.usage is None else answer.usage.normalised()
+    message = answer.output.message
+    if message is None or message.content is None or not answer.stop_reason:
+        raise broken(table, http_status=status, cut=False, usage=usage)
+    reasoning = [b.reasoning_content for b in message.content if b.reasoning_content is not None]
+    # A signature proves one block: it is worthless over several that were joined.
+    proofs = [block.proof() for block in reasoning if block.proof()]
+    texts = [block.reasoning_text for block in reasoning if block.reasoning_text is not None]
+    return Completion(
+        text="".join(block.text or "" for block in message.content),
+        reasoning="".join(text.text for text in texts),
+        reasoning_signature=proofs[0] if len(proofs) == 1 else "",
+        tool_calls=tuple(
+            ToolCall(id=tool.tool_use_id, name=tool.name, arguments=bytes(tool.input).decode())
+            for tool in (block.tool_use for block in message.content)
+            if tool is not None
+        ),
+        finish_reason=_FINISH_REASONS.get(answer.stop_reason, FinishReason.OTHER),
+        usage=usage,
+        # The answer does not name its model.
+        model="",
+    )
+
+
+def parse_refusal(
+    table: ErrorTable, status: int, headers: Mapping[str, str], body: bytes, *, now: datetime
+) -> ProviderError:
+    """
+    Classify an answer whose status is not 200; its type stands in a header, cut at the colon.
+    """
+    code = headers.get("x-amzn-errortype", "").partition(":")[0]
+    facts = _facts(body, code=code, status=status, headers=headers)
+    return classify(table, facts, http_status=status, now=now)
+
+
+def _facts(
+    body: bytes,
+    *,
+    code: str,
+    status: int = HTTP_OK,
+    headers: Mapping[str, str] | None = None,
+    usage: Usage | None = None,
+) -> ErrorFacts:
+    """
+    Take the facts out of `{"message": …}`; answers to bearer keys write `Message`.
+    """
+    fields = decode_object(body)
+    kind = code or str(fields.get("__type") or fields.get("code") or "").rpartition("#")[2]
+    text = fields.get("message") or fields.get("Message") or fields.get("originalMessage")
+    return ErrorFacts(
+        status=status,
+        codes=frozenset({kind.lower()}),
+        text=text if isinstance(text, str) else "",
+        headers=headers or {},
+        inside_answer=status == HTTP_OK,
+        usage=usage,
+    )
