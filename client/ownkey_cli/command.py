@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Turns a function over a session into a command: common options in, failures out.
+
+Every command takes the same options at its end, wherever in the tree it stands, and every failure
+ends as a sentence on standard error and an exit code.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from client.ownkey_cli.exits import Exit, exit_of
+from client.ownkey_cli.output import Output
+from client.ownkey_cli.secret_input import InputError
+from client.ownkey_cli.session import Session
+from client.ownkey_cli.views.failures import failure_document, failure_view
+from client.ownkey_client.connection import AddressError, Addresses, Connection
+from client.ownkey_client.failure import CallError
+
+_PANEL = "Common options"
+_Account = Annotated[
+    str,
+    typer.Option(
+        "--account",
+        envvar="OWNKEY_ACCOUNT",
+        metavar="ACCOUNT",
+        help="Account, by its id.",
+        rich_help_panel=_PANEL,
+    ),
+]
+_AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs.", rich_help_panel=_PANEL)]
+_TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="OWNKEY_TOKEN_FILE",
+        metavar="PATH",
+        help="File with the token that shows who calls, for what only operators may do.",
+        rich_help_panel=_PANEL,
+    ),
+]
+
+
+def _address(service: str) -> Any:
+    option = typer.Option(
+        envvar=f"OWNKEY_{service.upper()}",
+        metavar="HOST:PORT",
+        help=f"Where the {service} listens.",
+        rich_help_panel=_PANEL,
+    )
+    return Annotated[str, option]
+
+
+_COMMON: dict[str, tuple[Any, Any]] = {
+    "as_json": (_AsJson, False),
+    "token_file": (_TokenFile, None),
+    "keyvault": (_address("keyvault"), "127.0.0.1:7101"),
+    "router": (_address("router"), "127.0.0.1:7102"),
+    "ledger": (_address("ledger"), "127.0.0.1:7103"),
+}
+
+Function = TypeVar("Function", bound=Callable[..., None])
+
+
+class NotGoodError(Exception):
+    """The command was carried out, and what it found, and has printed, is not good."""
+
+
+def command(
+    app: typer.Typer,
+    name: str,
+    *,
+    of_account: bool = True,
+    panel: str | None = None,
+    context_settings: dict[str, Any] | None = None,
+) -> Callable[[Function], Function]:
+    """
+    Make a function a command of `app`.
+
+    Args:
+        app: The group it belongs to.
+        name: What people type.
+        of_account: Whether it takes --account.
+        panel: The part of the group's help it stands in.
+        context_settings: As typer takes them.
+
+    Returns:
+        A decorator; the function's first parameter is its Session, the others are its own.
+    """
+    common = {"account": (_Account, ""), **_COMMON} if of_account else _COMMON
+
+    def decorate(function: Function) -> Function:
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+        parameters = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in own] + [
+            inspect.Parameter(
+                key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+            )
+            for key, (annotation, default) in common.items()
+        ]
+
+        @functools.wraps(function)
+        def run(**values: Any) -> None:
+            shared = {key: values.pop(key) for key in common}
+            _run(lambda session: function(session, **values), **shared)
+
+        # Typer reads both to learn the options.
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        app.command(name, rich_help_panel=panel, context_settings=context_settings)(run)
+        return function
+
+    return decorate
+
+
+def _run(
+    work: Callable[[Session], None],
+    *,
+    as_json: bool,
+    token_file: Path | None,
+    keyvault: str,
+    router: str,
+    ledger: str,
+    account: str = "",
+) -> None:
+    out = Output(as_json=as_json)
+    try:
+        addresses = Addresses(keyvault=keyvault, router=router, ledger=ledger)
+        with Connection(addresses) as connection:
+            session = Session(
+                out=out, connection=connection, token_file=token_file, account=account
+            )
+            work(session)
+        out.stdout.flush()
+    except NotGoodError:
+        raise typer.Exit(Exit.NOT_GOOD) from None
+    except CallError as exc:
+        _tell_failure(out, exc, {"keyvault": keyvault, "router": router, "ledger": ledger})
+        raise typer.Exit(exit_of(exc.failure.code)) from None
+    except (InputError, AddressError) as exc:
+        if as_json:
+            out.fault({"exit_code": Exit.USAGE, "message": str(exc)})
+        else:
+            out.note(("Not done. ", "bold red"), str(exc))
+        raise typer.Exit(Exit.USAGE) from None
+    except KeyboardInterrupt:
+        out.note(("Interrupted.", "yellow"))
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    except BrokenPipeError:
+        # What is still buffered has nowhere to go; the interpreter would complain at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(Exit.PIPE_CLOSED) from None
+
+
+def _tell_failure(out: Output, error: CallError, addresses: dict[str, str]) -> None:
+    failure = error.failure
+    if out.as_json:
+        out.fault(failure_document(failure, exit_of(failure.code)))
+    else:
+        out.stdout.flush()
+        out.notes.print(failure_view(failure, addresses.get(failure.service, "")))

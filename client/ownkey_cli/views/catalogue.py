@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Providers, models and plans of requests, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ownkey.router.v1 import attempt_pb2, catalogue_pb2, explain_pb2
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from client.ownkey_cli.texts import (
+    NONE,
+    clean,
+    in_credits,
+    in_usd,
+    seconds_text,
+    short,
+    usd_per_million,
+    word,
+)
+from client.ownkey_cli.views.receipts import funding_text
+from client.ownkey_cli.views.tables import table, titled
+
+
+def providers_table(
+    providers: Iterable[catalogue_pb2.Provider], *, curated: bool
+) -> RenderableType:
+    """Providers, where their keys are made and how they look, or their curated models."""
+    if curated:
+        return table(
+            ("!provider", "!default model", "models that a key's default may name"),
+            (
+                (one.provider_id, one.default_model, "\n".join(one.curated_models))
+                for one in providers
+            ),
+            empty="The catalogue has no provider.",
+        )
+    return table(
+        ("!provider", "?!name", "a key looks like", "!made at", "?!default model"),
+        (
+            (
+                one.provider_id,
+                one.display_name,
+                one.key_shape,
+                one.key_page_url,
+                one.default_model or NONE,
+            )
+            for one in providers
+        ),
+        empty="The catalogue has no provider.",
+    )
+
+
+def models_table(models: Iterable[catalogue_pb2.Model]) -> RenderableType:
+    """Models, with the providers that serve them and their prices."""
+    return table(
+        ("!model", ">context", "?can", "!provider", ">in", ">out"),
+        (
+            (
+                model.model_id,
+                f"{model.context_token_count:,}" if model.context_token_count else NONE,
+                ", ".join(word(catalogue_pb2.Capability, one) for one in model.capabilities),
+                "\n".join(offer.provider for offer in model.offers) or NONE,
+                "\n".join(_price(offer, "input") for offer in model.offers),
+                "\n".join(_price(offer, "output") for offer in model.offers),
+            )
+            for model in models
+        ),
+        empty="No model of the catalogue is served there.",
+    )
+
+
+def explain_view(answer: explain_pb2.ExplainResponse) -> RenderableType:
+    """What a request would do: who pays, what would be tried, what not and why."""
+    if answer.HasField("refusal"):
+        payer = Text.assemble(("It would be refused: ", "bold red"), clean(answer.refusal.message))
+    else:
+        payer = Text("Paid by ").append_text(funding_text(answer.payer))
+        if answer.fallback:
+            payer.append(" in place of an own key", style="yellow")
+        if answer.held_nano_credits:
+            payer.append(f", with {in_credits(answer.held_nano_credits)} held", style="default")
+    candidates = table(
+        ("", "!paid by", "!provider", "!model", ">at most", "?!when", "?!key", "?>in, out"),
+        (
+            (
+                f"{number}.",
+                funding_text(one.funding, one.key_hint),
+                one.provider,
+                one.model,
+                in_usd(one.worst_case_nano_usd) if one.HasField("worst_case_nano_usd") else NONE,
+                f"in {seconds_text(one.wait.ToMilliseconds() / 1000)}"
+                if one.HasField("wait")
+                else "now",
+                short(one.key),
+                f"{_price(one, 'input')}, {_price(one, 'output')}",
+            )
+            for number, one in enumerate(answer.candidates, 1)
+        ),
+        empty="Nothing would be tried.",
+    )
+    parts: list[RenderableType] = [payer, titled("Would be tried, in order", candidates)]
+    if answer.exclusions:
+        parts.append(titled("Would not", _exclusions(answer.exclusions)))
+    parts += [Text(clean(note), style="dim") for note in answer.notes]
+    return Group(*parts)
+
+
+def _exclusions(exclusions: Iterable[explain_pb2.Exclusion]) -> RenderableType:
+    return table(
+        ("!side", "!provider", "key", "!reason", "why"),
+        (
+            (
+                word(attempt_pb2.Funding, one.funding),
+                one.provider,
+                short(one.key),
+                word(explain_pb2.ExclusionReason, one.reason),
+                one.detail,
+            )
+            for one in exclusions
+        ),
+        empty="",
+    )
+
+
+def _price(priced: catalogue_pb2.ModelOffer | explain_pb2.Candidate, side: str) -> str:
+    if not priced.HasField("price"):
+        return NONE
+    return usd_per_million(getattr(priced.price, f"{side}_nano_usd_per_million_tokens"))
