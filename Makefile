@@ -11,6 +11,7 @@ TESTS ?= tests
 VENV := .venv
 BIN := $(VENV)/bin
 RUNTIME := $(VENV)/.runtime-installed
+COMMAND := $(BIN)/ownkey
 DEV := $(VENV)/.dev-installed
 STUBS := build/stubs/.generated
 GOOGLEAPIS := build/googleapis/.copied
@@ -24,22 +25,22 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run tour test test-only check format lint types protos samples requirements \
+.PHONY: help run tour test test-only check format lint types protos samples requirements bench-ledger \
 	stubs venv vault lock clean
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: $(RUNTIME) $(STUBS) ## Starts the whole suite, walks through it once, serves until interrupted
+run: $(RUNTIME) $(STUBS) $(COMMAND) ## Starts the whole suite, walks through it once, serves until interrupted
 	@$(BIN)/python -m deploy.local run --state $(STATE) --kek $(KEK)
 
-tour: $(RUNTIME) $(STUBS) ## Takes the same walk in a temporary folder, then stops
+tour: $(RUNTIME) $(STUBS) $(COMMAND) ## Takes the same walk in a temporary folder, then stops
 	@$(BIN)/python -m deploy.local tour --kek $(KEK)
 
-test: check vault ## Runs everything that CI runs: the checks and all tests
+test: check vault $(COMMAND) ## Runs everything that CI runs: the checks and all tests
 	@$(BIN)/python -m pytest $(TESTS)
 
-test-only: $(DEV) $(STUBS) ## Runs the tests named by TESTS, without the checks
+test-only: $(DEV) $(STUBS) $(COMMAND) ## Runs the tests named by TESTS, without the checks
 	@$(BIN)/python -m pytest $(TESTS)
 
 check: format lint types protos ## Runs format, lint, types, protos and import directions
@@ -67,7 +68,7 @@ requirements: $(DEV) ## Prints each requirement id with its tests, or `missing`
 
 stubs: $(STUBS) ## Generates the Python stubs from protos/
 
-venv: $(DEV) ## Makes the virtual environment with everything in it
+venv: $(DEV) $(COMMAND) ## Makes the virtual environment with everything in it
 
 vault: $(DEV) ## Finds HashiCorp Vault on PATH, or builds it once into a cache
 	@$(BIN)/python -m deploy.vault
@@ -75,6 +76,9 @@ vault: $(DEV) ## Finds HashiCorp Vault on PATH, or builds it once into a cache
 lock: $(DEV) ## Pins requirements*.in anew, with hashes
 	@$(BIN)/python -m piptools compile $(PIN) --output-file requirements.txt requirements.in
 	@$(BIN)/python -m piptools compile $(PIN) --output-file requirements-dev.txt requirements-dev.in
+
+bench-ledger: $(DEV) $(STUBS) ## Measures the ledger against PostgreSQL and gRPC; ARGS for more
+	@$(BIN)/python -m bench.ledger $(ARGS)
 
 clean: ## Removes what make made; the state of `make run` stays
 	@rm -rf build $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -93,6 +97,9 @@ $(RUNTIME): requirements.txt
 	@site=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
 		printf '../../../..\n../../../../build/stubs\n' > "$$site/ownkey.pth"
 	@touch $@
+
+$(COMMAND): client/ownkey $(RUNTIME)
+	@install -m 755 $< $@
 
 $(DEV): requirements-dev.txt $(RUNTIME)
 	@echo 'Installing the packages of requirements-dev.txt into $(VENV)'

@@ -142,6 +142,9 @@ def _print_doors(console: Console, suite: Suite, account: str) -> None:
         data = f"-d '{json.dumps(message)}' " if message else ""
         line = f"  grpcurl -plaintext {data}{address} {method}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    chat = json.dumps({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]})
+    door = f"http://{at.http}/v1/chat/completions -H 'X-Ownkey-Account: {account}'"
+    console.print(f"  curl {door} -d '{chat}'", markup=False, highlight=False, soft_wrap=True)
     console.print(f"\nLogs are in {suite.state.logs}. Interrupt (Ctrl-C) to stop.")
 
 

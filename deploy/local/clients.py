@@ -28,12 +28,14 @@ class Addresses:
         keyvault: Keyvault's gRPC.
         router: Router's gRPC.
         ledger: Ledger's gRPC.
+        http: Router's HTTP door.
         simulator: Simulator's HTTP.
     """
 
     keyvault: str
     router: str
     ledger: str
+    http: str
     simulator: str
 
 

@@ -34,11 +34,23 @@ from deploy.vault.binary import VaultMissingError, vault_binary
 
 SIMULATOR = "simulator"
 START_ORDER = (SIMULATOR, "ledger", "keyvault", "router")
+LISTENERS = (*START_ORDER, "http")
+"""Every part, and the router's HTTP door."""
 STORED_IN = {name: f"ownkey_{name}" for name in ("keyvault", "ledger", "router")}
 """The database of each service."""
 
 _PLANS_FILE = Path(__file__).parent / "plans.yaml"
-_SIMULATED_PROVIDERS = ("anthropic", "gemini", "openai", "openrouter")
+_SIMULATED_PROVIDERS = (
+    "amazon-bedrock/{host}",
+    "anthropic",
+    "azure/{host}",
+    "deepseek",
+    "gemini",
+    "google-vertex/{host}",
+    "openai",
+    "openrouter",
+)
+"""Where each provider is simulated; `{host}` is the host that a credential is bound to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +60,13 @@ class Ports:
     keyvault: int = 7101
     router: int = 7102
     ledger: int = 7103
+    http: int = 7180
     simulator: int = 7190
 
     @classmethod
     def any_free(cls) -> Ports:
         """Free ports for all parts: suites of tests run beside each other."""
-        return cls(keyvault=0, router=0, ledger=0, simulator=0)
+        return cls(keyvault=0, router=0, ledger=0, http=0, simulator=0)
 
 
 class Suite:
@@ -89,7 +102,7 @@ class Suite:
     @property
     def addresses(self) -> Addresses:
         """Where the parts listen; settled once the suite has started."""
-        return Addresses(**{name: self._address(name) for name in START_ORDER})
+        return Addresses(**{name: self._address(name) for name in LISTENERS})
 
     @property
     def operator_token(self) -> str:
@@ -166,7 +179,7 @@ class Suite:
 
     def _take_ports(self) -> None:
         """Picks free ports where any will do and refuses those that others listen on."""
-        for name in START_ORDER:
+        for name in LISTENERS:
             port = getattr(self.ports, name)
             if port == 0:
                 self.ports = replace(self.ports, **{name: free_port()})
@@ -253,11 +266,12 @@ class Suite:
 
     def _router_settings(self) -> dict[str, str]:
         simulator = f"http://{self._address(SIMULATOR)}"
-        simulated = {provider: f"{simulator}/{provider}" for provider in _SIMULATED_PROVIDERS}
+        simulated = {path.partition("/")[0]: f"{simulator}/{path}" for path in _SIMULATED_PROVIDERS}
         return {
             "TOKENS_DIR": str(self.state.tokens),
             "KEYVAULT_ADDRESS": self._address("keyvault"),
             "LEDGER_ADDRESS": self._address("ledger"),
+            "HTTP_LISTEN": self._address("http"),
             "PROVIDER_BASE_URLS": json.dumps(simulated),
         }
 

@@ -24,6 +24,8 @@ ROOMS = {
     "usecases": {"domain", "errors", "providers", "usecases"},
     "adapters": {"domain", "errors", "providers", "usecases", "adapters"},
     "rpc": {"domain", "errors", "usecases", "rpc"},
+    # Reads onto the RPCs' messages, so that both doors refuse the same.
+    "http": {"domain", "errors", "usecases", "rpc", "http"},
     "config": {"domain", "errors", "config"},
     "migrations": {"migrations"},
     "bootstrap": {
@@ -33,6 +35,7 @@ ROOMS = {
         "usecases",
         "adapters",
         "rpc",
+        "http",
         "config",
         "bootstrap",
     },

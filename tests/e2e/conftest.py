@@ -3,27 +3,32 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
+from ownkey.ledger.v1 import account_pb2
 
 from deploy.local.clients import Clients
 from deploy.local.suite import Suite
+from services.shared.identity import call_metadata
+from services.shared.secret import Secret
 from tests.e2e import support
+from tests.e2e.bad_input import NANO_CREDITS, Scene
 
 
 @pytest.fixture(scope="session")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
-    """The running suite; each test makes accounts of its own on it."""
+    """
+    The running suite; each test makes accounts of its own on it.
+
+    After the last one every account's books must hold, and no log may have a secret in it.
+    """
     with support.running_suite(tmp_path_factory.mktemp("suite") / "state") as running:
         yield running
-
-
-@pytest.fixture(scope="session")
-def secrets() -> list[str]:
-    """Every secret sent to a suite so far; it grows while tests run."""
-    return support.SECRETS
+        asyncio.run(support.assert_books_hold(running))
+        support.assert_logs_hold_no_secret(running)
 
 
 @pytest_asyncio.fixture
@@ -31,3 +36,14 @@ async def clients(suite: Suite) -> AsyncIterator[Clients]:
     """Stubs to the running suite."""
     async with support.clients_of(suite) as stubs:
         yield stubs
+
+
+@pytest_asyncio.fixture
+async def scene(suite: Suite, clients: Clients) -> Scene:
+    """An account with credits, an entry and a key, for bad input to be tried on."""
+    account = await support.new_account(
+        clients, mode=account_pb2.BILLING_MODE_OWN_KEY_FIRST, nano_credits=NANO_CREDITS
+    )
+    key = await support.add_key(clients, account)
+    router = call_metadata(Secret(suite.state.token("router")))
+    return Scene(clients, account, key.name, key.secret, router)

@@ -2,8 +2,8 @@
 """
 What end-to-end tests do again and again: accounts, keys, faults, generations, and their checks.
 
-Every secret made here holds the word `canary` and is kept in `SECRETS`, so that a test can look
-for all of them in everything the suite writes. Costs are predicted by the simulator's token rule
+Every secret made here holds the word `canary` and is kept in `SECRETS`, so that what the suite
+writes can be searched for all of them. Costs are predicted by the simulator's token rule
 and the price in the receipt, never read back from what is to be proven.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 import aiohttp
 import grpc.aio
 from ownkey.keyvault.v1 import key_pb2, keyvault_service_pb2, live_test_pb2
-from ownkey.ledger.v1 import account_pb2, authorization_pb2, grant_pb2
+from ownkey.ledger.v1 import account_pb2, authorization_pb2, grant_pb2, verification_pb2
 from ownkey.router.v1 import attempt_pb2, router_service_pb2_grpc, text_pb2
 
 from deploy.local.clients import Clients
@@ -83,8 +83,14 @@ SECRETS: list[str] = []
 
 @contextmanager
 def running_suite(folder: Path, **settings: Any) -> Iterator[Suite]:
-    """A running suite on free ports, with a shared key at each provider."""
-    with Suite(folder, ports=Ports.any_free(), **settings) as suite:
+    """
+    A running suite on free ports, with a shared key at each provider.
+
+    Without breakers: the faults of one test must not reach the next.
+    """
+    environ = dict(settings.pop("environ", {}))
+    environ["router"] = {"BREAKER_FAILURES": "0", **environ.get("router", {})}
+    with Suite(folder, ports=Ports.any_free(), environ=environ, **settings) as suite:
         asyncio.run(_add_shared_keys(suite))
         yield suite
 
@@ -141,6 +147,30 @@ async def second_router(suite: Suite) -> AsyncIterator[router_service_pb2_grpc.R
             yield router_service_pb2_grpc.RouterServiceStub(channel)
     finally:
         await asyncio.to_thread(process.stop)
+
+
+async def assert_books_hold(suite: Suite) -> None:
+    """The ledger's own proof finds nothing, over all accounts."""
+    async with clients_of(suite) as clients:
+        found, done = [], False
+        async for progress in clients.ledger.VerifyLedger(
+            verification_pb2.VerifyLedgerRequest(),
+            metadata=clients.operator,
+            timeout=CALL_SECONDS_MAX,
+        ):
+            found += progress.violations
+            done = progress.done
+    assert done
+    assert found == []
+
+
+def assert_logs_hold_no_secret(suite: Suite) -> None:
+    """No process of the suite has written a secret that was sent to it."""
+    for log in suite.state.logs.iterdir():
+        written = log.read_bytes()
+        # The secret itself stays out of what a failure shows.
+        leaked = sum(secret.encode() in written for secret in SECRETS)
+        assert leaked == 0, f"{log.name} holds {leaked} secrets"
 
 
 # ---- accounts and keys

@@ -87,9 +87,7 @@ class TestOnlyTheRouter:
         service, request = router_calls()[rpc]
         method = getattr(getattr(clients, service), rpc)
         is_denied(
-            await refused(
-                method(request, metadata=not_the_router, timeout=CALL_SECONDS_MAX)
-            ),
+            await refused(method(request, metadata=not_the_router, timeout=CALL_SECONDS_MAX)),
             service,
         )
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a suite keeps in its folder survives a stop and a start, and a newer folder is left alone."""
+"""What a suite keeps in its folder survives a stop and a start; a newer folder is left alone."""
 
 from __future__ import annotations
 
@@ -80,9 +80,7 @@ class Stopped:
 
 
 @pytest.fixture(scope="module", params=["local", "vault"])
-def stopped(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Stopped:
+def stopped(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Stopped:
     """A stopped suite, once with either key-encryption key."""
     folder = tmp_path_factory.mktemp("restart") / "state"
     with running_suite(folder, kek=request.param) as suite:
@@ -105,7 +103,13 @@ async def work(suite: Suite) -> Before:
         assert own.receipt.payer == OWN_KEY
         assert paid.receipt.charged_nano_credits > 0
         return Before(
-            account, key, own_id, credits_id, own.receipt, paid.receipt, await whole(clients, account)
+            account,
+            key,
+            own_id,
+            credits_id,
+            own.receipt,
+            paid.receipt,
+            await whole(clients, account),
         )
 
 
@@ -203,15 +207,11 @@ class TestSameFolder:
             assert held.differences(await whole(clients, before.account)) == []
 
     @pytest.mark.requirement("L11")
-    async def test_another_body_under_an_old_id_is_still_refused(
-        self, again: Again
-    ) -> None:
+    async def test_another_body_under_an_old_id_is_still_refused(self, again: Again) -> None:
         before = again.before
         async with clients_of(again.suite) as clients:
             status = await refusal(
-                generate(
-                    clients, before.account, request_id=before.own_id, model="openai/gpt-4o"
-                )
+                generate(clients, before.account, request_id=before.own_id, model="openai/gpt-4o")
             )
         assert status.reason == "REQUEST_ID_REUSED"
 

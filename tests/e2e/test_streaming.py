@@ -267,6 +267,10 @@ class TestTheCallerLeaves:
         await support.assert_untouched(clients, account)
         [attempt] = await support.authorizations(clients, account)
         assert attempt.charged_nano_credits == 0
+        if payer == CREDITS:
+            # Nothing was charged, so the same request may run anew.
+            again = await support.stream(clients, account, request_id=request_id)
+            assert again.text == support.predicted_text("openai")
 
     async def test_a_whole_answer_that_nobody_waits_for(self, clients: Clients) -> None:
         account = await support.new_account(clients)

@@ -144,13 +144,13 @@ class TestVerdicts:
     def test_what_is_not_spoken_is_counted_apart(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        bedrock = {"file": "bedrock/x.yaml"}
+        replicate = {"file": "replicate/x.yaml"}
         images = {"uri": "https://api.openai.com/v1/images/generations"}
-        code, out = run(tmp_path, capsys, bedrock, bedrock, images)
+        code, out = run(tmp_path, capsys, replicate, replicate, images)
         assert code == 0
         assert out.splitlines() == [
-            "not yet spoken: bedrock (2 recordings)",
             "not yet spoken: openai images/generations (1 recordings)",
+            "not yet spoken: replicate (2 recordings)",
             "samples: 0 passed, 0 failed",
         ]
 
