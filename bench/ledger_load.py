@@ -32,7 +32,7 @@ class Pair:
 def make_pair(account_id: str, *, own_key: bool) -> Pair:
     """Return a request's two calls on an account: on credits, or on an own key with a budget."""
     account = f"accounts/{account_id}"
-    keys = {
+    keys: dict[str, Any] = {
         "account": account,
         "request_id": str(uuid.uuid4()),
         "claimant": f"run-{uuid.uuid4()}",
@@ -88,7 +88,9 @@ class Client:
 
     async def call(self, rpc: str, request: bytes, response: Any) -> Any:
         """Call an RPC of the ledger with serialized bytes."""
-        method = self._channel.unary_unary(SERVICE + rpc, response_deserializer=response.FromString)
+        method: Any = self._channel.unary_unary(
+            SERVICE + rpc, response_deserializer=response.FromString
+        )
         return await method(request, timeout=CALL_SECONDS, metadata=self._metadata)
 
     async def batches(self, pairs: Sequence[Pair], *, size: int, callers: int) -> float:

@@ -15,7 +15,7 @@ from services.ledger.domain.accounts import bucket_of
 PLANS = """
 plans:
   - id: bench
-    allowed_modes: [CREDITS, OWN_KEY_FIRST, OWN_KEY_ONLY]
+    allowed_modes: [CREDITS, OWN_KEY_FIRST]
     default_mode: OWN_KEY_FIRST
     credit_value_nano_usd: 10_000_000
     markup_parts_per_million: 1_200_000

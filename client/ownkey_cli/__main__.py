@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -64,6 +65,10 @@ def main() -> None:
     """Run the command; a fault of its own ends in a sentence too."""
     # gRPC's own log would mix with what people read.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # A terminal that knows less than Unicode gets question marks, not a failure.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app(prog_name="ownkey")
     except Exception as exc:

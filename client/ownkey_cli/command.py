@@ -137,8 +137,10 @@ def _run(
             session = Session(
                 out=out, connection=connection, token_file=token_file, account=account
             )
-            work(session)
-        out.stdout.flush()
+            try:
+                work(session)
+            finally:
+                out.stdout.flush()
     except NotGoodError:
         raise typer.Exit(Exit.NOT_GOOD) from None
     except CallError as exc:
@@ -154,9 +156,17 @@ def _run(
         out.note(("Interrupted.", "yellow"))
         raise typer.Exit(Exit.INTERRUPTED) from None
     except BrokenPipeError:
-        # What is still buffered has nowhere to go; the interpreter would complain at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         raise typer.Exit(Exit.PIPE_CLOSED) from None
+    except OSError as exc:
+        _drop_output()
+        out.note(("The output cannot be written: ", "bold red"), exc.strerror or str(exc))
+        raise typer.Exit(Exit.FAULT) from None
+
+
+def _drop_output() -> None:
+    """What is still buffered has nowhere to go; the interpreter would complain at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _tell_failure(out: Output, error: CallError, addresses: dict[str, str]) -> None:

@@ -55,16 +55,16 @@ class Output:
 
     def document(self, content: Mapping[str, Any]) -> None:
         """Print the one JSON document."""
-        self.stdout.write(json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+        self.stdout.write(json.dumps(content, indent=2) + "\n")
 
     def fault(self, content: Mapping[str, Any]) -> None:
         """Print why the command failed, as one JSON line on standard error."""
         self.stdout.flush()
-        self.stderr.write(json.dumps({"error": content}, ensure_ascii=False) + "\n")
+        self.stderr.write(json.dumps({"error": content}) + "\n")
 
     def line(self, message: Message) -> None:
         """Print one message of a stream as a JSON line, at once."""
-        self.stdout.write(json.dumps(as_dict(message), ensure_ascii=False) + "\n")
+        self.stdout.write(json.dumps(as_dict(message)) + "\n")
         self.stdout.flush()
 
     def text(self, piece: str) -> None:

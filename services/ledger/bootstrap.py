@@ -96,11 +96,7 @@ async def ledger(config: LedgerConfig, *, clock: Clock | None = None) -> AsyncIt
             new_id=new_id,
         )
         sweeper = Sweeper(store=store, clock=clock, interval_seconds=config.sweep_seconds)
-        retention = Retention(
-            store=PostgresRetention(database, days=config.retention_days),
-            clock=clock,
-            interval_seconds=config.retention_seconds,
-        )
+        retention = _retention(config, database, clock)
         background = [
             asyncio.create_task(retention.run(), name="ledger-retention"),
             asyncio.create_task(sweeper.run(), name="ledger-sweeper"),
@@ -122,6 +118,14 @@ async def ledger(config: LedgerConfig, *, clock: Clock | None = None) -> AsyncIt
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
         await database.close()
+
+
+def _retention(config: LedgerConfig, database: Database, clock: Clock) -> Retention:
+    return Retention(
+        store=PostgresRetention(database, days=config.retention_days),
+        clock=clock,
+        interval_seconds=config.retention_seconds,
+    )
 
 
 def _lane_limits(config: LedgerConfig) -> LaneLimits:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.ledger.usecases.retention import RETENTION_DAYS_MIN
+from services.ledger.domain.requests import RETENTION_DAYS_MIN
 from services.shared.config import (
     choice,
     existing_file,

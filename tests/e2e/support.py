@@ -136,7 +136,11 @@ async def second_router(suite: Suite) -> AsyncIterator[router_service_pb2_grpc.R
         replace(
             command,
             name="router-2",
-            environ={**command.environ, "OWNKEY_ROUTER_LISTEN": address},
+            environ={
+                **command.environ,
+                "OWNKEY_ROUTER_LISTEN": address,
+                "OWNKEY_ROUTER_HTTP_LISTEN": f"127.0.0.1:{free_port()}",
+            },
         ),
         log_folder=suite.state.logs,
     )

@@ -31,6 +31,9 @@ from services.ledger.domain.usage import UsageUnits
 SEQUENCE_MAX = 32
 """Attempts of one run."""
 
+RETENTION_DAYS_MIN = 400
+"""How long outcomes are kept at least; the database refuses to forget anything younger."""
+
 
 class RequestState(StrEnum):
     """Where a request stands."""

@@ -15,9 +15,6 @@ from services.shared.clock import Clock
 from services.shared.errors import ServiceError
 from services.shared.logging import get_logger
 
-RETENTION_DAYS_MIN = 400
-"""The contract's; the database refuses to forget anything younger."""
-
 FORGOTTEN_PER_PASS_MAX = 1000
 
 log = get_logger()

@@ -9,7 +9,7 @@ import pytest
 from ownkey.ledger.v1 import authorization_pb2 as pb
 
 from services.shared.status import read_status
-from tests.support.ledger import RunningLedger, consistent, running_ledger
+from tests.support.ledger import consistent, running_ledger
 
 DATABASES = {
     "one server": {},

@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from client.ownkey_cli.__main__ import ORDER, app
 from client.ownkey_cli.exits import Exit
+from tests.support.source import ROOT
 
 pytestmark = pytest.mark.requirement("O4")
 
@@ -122,3 +123,21 @@ class TestNobodyThere:
         assert result.exit_code == Exit.UNAVAILABLE
         assert "Nobody answers for the keyvault at 127.0.0.1:1." in result.stderr
         assert "make run" in result.stderr
+
+
+class TestReadme:
+    def test_it_names_every_command_and_every_exit_code(self) -> None:
+        section = (ROOT / "README.md").read_text().split("## The command")[1].split("\n## ")[0]
+        rows = [line for line in section.splitlines() if line.startswith("| ")]
+        table = "\n".join(rows)
+        for group in app.registered_groups:
+            assert group.typer_instance is not None
+            for command in group.typer_instance.registered_commands:
+                named = [row for row in rows if f"`{group.name} " in row]
+                assert any(f"{command.name}`" in row for row in named), (group.name, command.name)
+        for command in app.registered_commands:
+            assert f"`{command.name}" in table
+        for code in Exit:
+            assert any(
+                str(int(code)) in row.split("|")[1].replace(",", " ").split() for row in rows
+            )
