@@ -29,6 +29,11 @@ OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.lb_policy_name", "round_robin"),
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    # A channel of its own connections: what another channel to the same address met, a refused
+    # connection and its backoff included, is not this one's.
+    ("grpc.use_local_subchannel_pool", 1),
+    # A proxy named in the environment must not see what passes between our services.
+    ("grpc.enable_http_proxy", 0),
     # Retries are decided by our own use cases, with their own budgets.
     ("grpc.enable_retries", 0),
 )

@@ -135,7 +135,7 @@ class FakeLedger(ledger_service_pb2_grpc.LedgerServiceServicer):
         self.renewed: list[pb.RenewRequest] = []
         self.batches: list[int] = []
         self.away = False
-        self.settling_away = False
+        self.settling_fault: grpc.StatusCode | None = None
         self.plans = {
             "demo": plan_pb2.Plan(
                 name="plans/standard",
@@ -162,8 +162,8 @@ class FakeLedger(ledger_service_pb2_grpc.LedgerServiceServicer):
 
     async def BatchSettle(self, request: Any, context: Any) -> pb.BatchSettleResponse:  # noqa: N802
         await self._check(context)
-        if self.settling_away:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the ledger is away")
+        if self.settling_fault is not None:
+            await context.abort(self.settling_fault, "the ledger cannot settle now")
         results = []
         for item in request.requests:
             self.settled.append(item)

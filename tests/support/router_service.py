@@ -19,6 +19,7 @@ from ownkey.router.v1 import attempt_pb2, router_service_pb2_grpc, text_pb2
 from deploy.local.processes import free_port
 from services.router.bootstrap import router
 from services.router.config import read_config
+from services.shared.channel import open_channel
 from services.shared.server import start
 from services.shared.status import RichStatus, from_rpc_error
 from tests.support.router_peers import FakeKeyvault, FakeLedger, peers, write_tokens
@@ -132,9 +133,7 @@ async def serve_router(
         spec = await stack.enter_async_context(router(config))
         running = await start(spec)
         stack.push_async_callback(running.stop)
-        channel = await stack.enter_async_context(
-            grpc.aio.insecure_channel(f"127.0.0.1:{running.port}")
-        )
+        channel = await stack.enter_async_context(open_channel(f"127.0.0.1:{running.port}"))
         yield RouterUnderTest(
             stub=router_service_pb2_grpc.RouterServiceStub(channel),
             keyvault=beside.keyvault,

@@ -30,7 +30,7 @@ from services.shared.logging import get_logger
 from services.shared.status import RichStatus, from_rpc_error, read_status
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
 
     from google.rpc import status_pb2
 
@@ -127,9 +127,14 @@ class GrpcLedger:
         request = mapping.settle_request(claim, settlement, end)
 
         async def attempt() -> pb.Authorization:
-            return _authorization(await self._settle.submit(request))
+            try:
+                return _authorization(await self._settle.submit(request))
+            except InternalError:
+                # A fault of the ledger's own must not leave an answer unpaid: settling is
+                # idempotent, so it is tried as long as there is time.
+                raise _away() from None
 
-        return mapping.settled(await retried(attempt, timeout_seconds))
+        return mapping.settled(await retried(attempt, timeout_seconds, passing=_PASSING_SETTLING))
 
     async def _send_authorize(
         self, items: Sequence[pb.AuthorizeRequest]
@@ -155,9 +160,30 @@ class GrpcLedger:
         return response.results
 
 
-async def retried(attempt: Callable[[], Awaitable[T]], timeout_seconds: float) -> T:
+_PASSING = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.CANCELLED,
+    }
+)
+_PASSING_SETTLING = _PASSING | {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+
+
+async def retried(
+    attempt: Callable[[], Awaitable[T]],
+    timeout_seconds: float,
+    *,
+    passing: Collection[grpc.StatusCode] = _PASSING,
+) -> T:
     """
     Try until it is answered, refused, or the time is up.
+
+    Args:
+        attempt: Makes one try.
+        timeout_seconds: How long to go on.
+        passing: Codes after which another try can help.
     """
     pause = RETRY_SECONDS_BASE
     try:
@@ -170,7 +196,7 @@ async def retried(attempt: Callable[[], Awaitable[T]], timeout_seconds: float) -
                     log.warning("ledger_call_failed", code=status.code.name, reason=status.reason)
                     if status.reason in REFUSALS:
                         raise _refusal(status) from None
-                    if status.code not in _PASSING:
+                    if status.code not in passing:
                         raise InternalError(
                             "the ledger did not take the router's call; it is logged"
                         ) from None
@@ -180,16 +206,6 @@ async def retried(attempt: Callable[[], Awaitable[T]], timeout_seconds: float) -
                 pause = min(RETRY_SECONDS_MAX, pause * 2)
     except TimeoutError:
         raise _away() from None
-
-
-_PASSING = frozenset(
-    {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.CANCELLED,
-    }
-)
 
 
 def _authorization(result: pb.SettleResult) -> pb.Authorization:

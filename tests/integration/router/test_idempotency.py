@@ -84,16 +84,17 @@ class TestRepeats:
 
 class TestSettlement:
     @pytest.mark.requirement("L13", "L3")
+    @pytest.mark.parametrize("fault", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL])
     async def test_an_answer_does_not_wait_longer_than_two_seconds(
-        self, router: RouterUnderTest
+        self, router: RouterUnderTest, fault: grpc.StatusCode
     ) -> None:
         """It goes out marked pending, and the settlement lands when the ledger is back."""
-        router.ledger.settling_away = True
+        router.ledger.settling_fault = fault
         response = await router.generate(source=attempt_pb2.SOURCE_CREDITS)
         assert response.text
         pending = attempt_pb2.SETTLEMENT_STATE_PENDING
         assert response.receipt.settlement_state == pending
-        router.ledger.settling_away = False
+        router.ledger.settling_fault = None
         async with asyncio.timeout(10):
             while not router.ledger.settled:
                 await asyncio.sleep(0.02)
