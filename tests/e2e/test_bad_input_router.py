@@ -146,7 +146,6 @@ ROUTER_CASES = [
         INVALID,
         route(max_price=text_pb2.MaxPrice(input_nano_usd_per_million_tokens=-1)),
     ),
-    case("sort_not_served", NOT_SERVED, route(sort=text_pb2.SORT_LATENCY)),
     case(
         "nobody_left",
         (grpc.StatusCode.FAILED_PRECONDITION, "NO_CANDIDATE"),

@@ -340,7 +340,11 @@ class TestSecrets:
             running.stdin.flush()
             # It waits for the end of its input.
             process = Path(f"/proc/{running.pid}")
-            assert b"ownkey_cli" in (process / "cmdline").read_bytes()
+            begun = time.monotonic()
+            # Between fork and exec a process has no arguments yet.
+            while b"ownkey_cli" not in (process / "cmdline").read_bytes():
+                assert time.monotonic() < begun + COMMAND_SECONDS_MAX
+                time.sleep(0.01)
             for name in ("cmdline", "environ"):
                 assert secret.encode() not in (process / name).read_bytes()
             out, _ = running.communicate(timeout=COMMAND_SECONDS_MAX)

@@ -56,7 +56,7 @@ KEK_UNAVAILABLE = (UNAVAILABLE, "KEK_UNAVAILABLE")
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
     """A suite on a real Vault, whose keyvault forgets what it has unwrapped soon."""
-    settings = {"keyvault": {"CACHE_SECONDS": str(CACHE_SECONDS)}}
+    settings = {"keyvault": {"CACHE_SECONDS": str(CACHE_SECONDS), "CACHE_GRACE_SECONDS": "1"}}
     folder = tmp_path_factory.mktemp("vault-outages") / "state"
     with running_suite(folder, kek="vault", environ=settings) as running:
         yield running
