@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deploy.local.vault import LocalVault
-from deploy.vault.binary import VaultMissingError, find_vault
+from deploy.programs import VAULT, ProgramMissingError
 
 
 @contextmanager
@@ -17,10 +17,10 @@ def vault_for_tests(folder: Path) -> Iterator[LocalVault]:
     A server set up as the keyvault service needs it.
 
     Raises:
-        VaultMissingError: There is no Vault yet; a test's time is too short to build one.
+        ProgramMissingError: There is no Vault yet; a test's time is too short to build one.
     """
-    binary = find_vault()
+    binary = VAULT.find()
     if binary is None:
-        raise VaultMissingError("The tests run on a real HashiCorp Vault; run `make vault` first.")
+        raise ProgramMissingError("The tests run on a real HashiCorp Vault; run `make vault`.")
     with LocalVault(folder / "vault", log_folder=folder / "logs", binary=binary) as vault:
         yield vault

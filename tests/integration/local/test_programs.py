@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Vault is taken from PATH, else from the cache, else built once; a missing tool is named."""
+"""A program is taken from PATH, else from the cache, else built once; a missing tool is named."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.vault.binary import VERSION, VaultMissingError, vault_binary
+from deploy.programs import VAULT, ProgramMissingError
 
 # Stands in for Go: records that it was called and writes the file named after `-o`.
 COMPILER = """#!/bin/sh
@@ -35,10 +35,10 @@ def put_on_path(tmp_path: Path, name: str, text: str) -> Path:
 
 
 @pytest.mark.requirement("O2")
-class TestVaultBinary:
+class TestProgram:
     def test_one_on_path_is_taken(self, tmp_path: Path, environ: dict[str, str]) -> None:
         vault = put_on_path(tmp_path, "vault", "#!/bin/sh\n")
-        assert vault_binary(environ) == vault
+        assert VAULT.path(environ) == vault
 
     def test_it_is_built_once_though_two_ask_at_the_same_time(
         self, tmp_path: Path, environ: dict[str, str]
@@ -47,23 +47,23 @@ class TestVaultBinary:
         put_on_path(tmp_path, "go", COMPILER.format(calls=calls, outcome=BUILDS))
         said: list[str] = []
         with ThreadPoolExecutor(2) as threads:
-            found = list(threads.map(lambda _: vault_binary(environ, said.append), range(2)))
-        assert found == [tmp_path / "cache" / f"vault-{VERSION}" / "vault"] * 2
+            found = list(threads.map(lambda _: VAULT.path(environ, said.append), range(2)))
+        assert found == [tmp_path / "cache" / f"vault-{VAULT.version}" / "vault"] * 2
         assert calls.read_text() == "called\n"
         assert len(said) == 1
         assert "9 minutes" in said[0]
-        assert vault_binary(environ) == found[0]
+        assert VAULT.path(environ) == found[0]
 
     def test_without_vault_and_go_both_are_named(self, environ: dict[str, str]) -> None:
-        with pytest.raises(VaultMissingError, match=r"install Vault, or Go 1\.25"):
-            vault_binary(environ)
+        with pytest.raises(ProgramMissingError, match=r"install HashiCorp Vault, or Go 1\.25"):
+            VAULT.path(environ)
 
     def test_a_failed_build_leaves_nothing_that_looks_like_vault(
         self, tmp_path: Path, environ: dict[str, str]
     ) -> None:
         put_on_path(tmp_path, "go", COMPILER.format(calls=tmp_path / "calls", outcome=FAILS))
-        with pytest.raises(VaultMissingError, match=r"build\.log says why"):
-            vault_binary(environ)
-        folder = tmp_path / "cache" / f"vault-{VERSION}"
+        with pytest.raises(ProgramMissingError, match=r"build\.log says why"):
+            VAULT.path(environ)
+        folder = tmp_path / "cache" / f"vault-{VAULT.version}"
         assert {path.name for path in folder.iterdir()} == {"build.log", "lock"}
         assert "no space left" in (folder / "build.log").read_text()

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The manifests are accepted by Kubernetes, and every pod is as confined as it can be."""
+
+from __future__ import annotations
+
+import kubernetes_validate
+import pytest
+
+from tests.support.manifests import (
+    OVERLAYS,
+    Object,
+    Workload,
+    named,
+    of_kind,
+    rendered,
+    selects,
+    workloads,
+)
+
+KUBERNETES_VERSIONS = ("1.32", "1.36")
+"""The oldest and the newest that are promised."""
+NAMES = sorted(path.name for path in OVERLAYS.iterdir())
+OTHERS_KINDS = {
+    "Certificate": "cert-manager.io/v1",
+    "Issuer": "cert-manager.io/v1",
+    "PrometheusRule": "monitoring.coreos.com/v1",
+    "ServiceMonitor": "monitoring.coreos.com/v1",
+}
+"""Kinds that operators add to a cluster; Kubernetes itself has no schema for them."""
+ALL_WORKLOADS = [(name, workload) for name in NAMES for workload in workloads(name)]
+ALL_CONTAINERS = [
+    (name, workload, container)
+    for name, workload in ALL_WORKLOADS
+    for container in workload.containers
+]
+
+
+def identify(value: object) -> str:
+    if isinstance(value, Workload):
+        return value.name
+    return value["name"] if isinstance(value, dict) else str(value)
+
+
+@pytest.mark.requirement("O7")
+class TestObjects:
+    @pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
+    @pytest.mark.parametrize("overlay", NAMES)
+    def test_kubernetes_accepts_each_strictly(self, overlay: str, version: str) -> None:
+        for one in rendered(overlay):
+            if one["kind"] in OTHERS_KINDS:
+                assert one["apiVersion"] == OTHERS_KINDS[one["kind"]]
+            else:
+                kubernetes_validate.validate(one, version, strict=True)
+
+    @pytest.mark.parametrize("overlay", NAMES)
+    def test_each_stands_in_the_overlays_own_namespace(self, overlay: str) -> None:
+        (namespace,) = of_kind(overlay, "Namespace")
+        cluster_wide = {"Namespace", "ClusterRoleBinding"}
+        assert {
+            one["metadata"].get("namespace")
+            for one in rendered(overlay)
+            if one["kind"] not in cluster_wide
+        } == {namespace["metadata"]["name"]}
+        labels = namespace["metadata"]["labels"]
+        assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+
+    def test_the_demo_needs_nothing_installed_in_the_cluster(self) -> None:
+        assert not list(of_kind("demo", *OTHERS_KINDS))
+
+
+@pytest.mark.requirement("O7")
+class TestPods:
+    @pytest.mark.parametrize(("overlay", "workload"), ALL_WORKLOADS, ids=identify)
+    def test_run_as_a_user_without_rights(self, overlay: str, workload: Workload) -> None:
+        context = workload.pod["securityContext"]
+        assert context["runAsNonRoot"] is True
+        assert context["runAsUser"] > 0
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert workload.pod["enableServiceLinks"] is False
+
+    @pytest.mark.parametrize(("overlay", "workload"), ALL_WORKLOADS, ids=identify)
+    def test_see_the_api_server_only_where_they_must(
+        self, overlay: str, workload: Workload
+    ) -> None:
+        sees = workload.pod["automountServiceAccountToken"]
+        assert sees is (workload.name in {"keeper", "vault"})
+
+    @pytest.mark.parametrize(("overlay", "workload", "container"), ALL_CONTAINERS, ids=identify)
+    def test_containers_are_confined(
+        self, overlay: str, workload: Workload, container: Object
+    ) -> None:
+        context = container["securityContext"]
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["privileged"] is False
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["capabilities"] == {"drop": ["ALL"]}
+
+    @pytest.mark.parametrize(("overlay", "workload", "container"), ALL_CONTAINERS, ids=identify)
+    def test_containers_say_what_they_need(
+        self, overlay: str, workload: Workload, container: Object
+    ) -> None:
+        resources = container["resources"]
+        assert resources["requests"].keys() == {"cpu", "memory"}
+        # No limit on processors: a throttled pod is late everywhere, a busy one only shares.
+        assert resources["limits"].keys() == {"memory"}
+
+    @pytest.mark.parametrize(("overlay", "workload", "container"), ALL_CONTAINERS, ids=identify)
+    def test_images_are_pinned(self, overlay: str, workload: Workload, container: Object) -> None:
+        _, _, tag = container["image"].partition(":")
+        assert tag[:1].isdigit()
+
+    @pytest.mark.parametrize(("overlay", "workload", "container"), ALL_CONTAINERS, ids=identify)
+    def test_every_mount_has_its_volume(
+        self, overlay: str, workload: Workload, container: Object
+    ) -> None:
+        volumes = {one["name"] for one in workload.pod["volumes"]}
+        volumes |= {
+            claim["metadata"]["name"]
+            for claim in workload.owner["spec"].get("volumeClaimTemplates", [])
+        }
+        assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+
+
+@pytest.mark.requirement("O7", "O8")
+class TestReplicas:
+    @pytest.mark.parametrize("overlay", NAMES)
+    @pytest.mark.parametrize("service", ["keyvault", "router", "ledger"])
+    def test_each_service_scales_and_is_never_taken_away_whole(
+        self, overlay: str, service: str
+    ) -> None:
+        deployment = named(overlay, "Deployment", service)
+        scaler = named(overlay, "HorizontalPodAutoscaler", service)["spec"]
+        assert scaler["scaleTargetRef"]["name"] == service
+        # An apply must not undo what the autoscaler set.
+        assert "replicas" not in deployment["spec"]
+        assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+        budget = named(overlay, "PodDisruptionBudget", service)["spec"]
+        assert budget["maxUnavailable"] == 1
+        labels = Workload(deployment).labels
+        assert budget["selector"]["matchLabels"]
+        assert selects(budget["selector"], labels)
+        for spread in Workload(deployment).pod["topologySpreadConstraints"]:
+            assert selects(spread["labelSelector"], labels)
+
+    @pytest.mark.parametrize("service", ["keyvault", "router", "ledger"])
+    def test_production_never_runs_on_one_replica(self, service: str) -> None:
+        scaler = named("production", "HorizontalPodAutoscaler", service)["spec"]
+        assert scaler["minReplicas"] >= 2
+        assert scaler["maxReplicas"] > scaler["minReplicas"]
+
+    @pytest.mark.parametrize("overlay", NAMES)
+    @pytest.mark.parametrize("service", ["keyvault", "router", "ledger"])
+    def test_callers_resolve_every_replica(self, overlay: str, service: str) -> None:
+        found = named(overlay, "Service", service)["spec"]
+        assert found["clusterIP"] == "None"
+        assert selects(
+            {"matchLabels": found["selector"]},
+            Workload(named(overlay, "Deployment", service)).labels,
+        )
