@@ -5,6 +5,10 @@ Measure the ledger against the PostgreSQL below it and the gRPC above it, in one
 `make bench-ledger`; `make bench-ledger ARGS='--accounts 1000000 --entries 10000000'` for the full
 database, which takes some minutes more to fill. Everything runs on an embedded PostgreSQL with
 fsync and synchronous_commit on, in a temporary folder, and stops by itself.
+
+The ledger runs one process a replica and is scaled by replicas, so its pairs are measured through
+one and through two of them. pgbench, the ledger, PostgreSQL and the sender share the machine's
+cores in every part.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +32,10 @@ import asyncpg
 import grpc.aio
 import uvloop
 
-from bench import ledger_seed
+from bench import ledger_seed, processor
 from bench.figures import Figure
-from bench.ledger_load import Client, account_name, make_pair, spread
+from bench.ledger_load import Client, Pair, account_name, make_pair, spread
+from bench.ledger_plans import scanning
 from deploy.local.postgres import EmbeddedPostgres, PostgresServer, binaries
 from services.ledger.bootstrap import MIGRATIONS
 from services.shared.channel import OPTIONS
@@ -43,6 +49,7 @@ PGBENCH_CLIENTS = (4, 8, 16, 32, 64)
 PGBENCH_SCALE = 10
 PGBENCH_SECONDS = 4
 BATCH_SIZE = 256
+FEW_ACCOUNTS = 2_000
 START_SECONDS = 30.0
 
 BAR_PAIRS = 1.5
@@ -122,8 +129,8 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def process(module: str, *arguments: str, environ: dict[str, str], log: Path) -> Iterator[None]:
-    """Run a module in a process of its own meanwhile."""
+def process(module: str, *arguments: str, environ: dict[str, str], log: Path) -> Iterator[int]:
+    """Run a module in a process of its own meanwhile, and yield its number."""
     with log.open("w") as output:
         child = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
@@ -132,7 +139,7 @@ def process(module: str, *arguments: str, environ: dict[str, str], log: Path) ->
             stderr=output,
         )
         try:
-            yield
+            yield child.pid
         finally:
             child.terminate()
             child.wait(START_SECONDS)
@@ -147,9 +154,36 @@ async def connected(port: int) -> AsyncIterator[grpc.aio.Channel]:
         yield channel
 
 
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """
+    A ledger that serves.
+
+    Args:
+        client: Sends to it.
+        process: Its process's number.
+    """
+
+    client: Client
+    process: int
+
+
+async def settle(replicas: list[Replica], pairs: list[Pair], options: Options) -> float:
+    """Settle pairs through the Batch RPCs of all replicas; return pairs a second."""
+    count = len(replicas)
+    started = time.perf_counter()
+    async with asyncio.TaskGroup() as group:
+        for number, replica in enumerate(replicas):
+            sending = replica.client.batches(
+                pairs[number::count], size=BATCH_SIZE, callers=options.callers // count
+            )
+            group.create_task(sending)
+    return len(pairs) / (time.perf_counter() - started)
+
+
 @contextlib.asynccontextmanager
-async def serving(folder: Path, dsn: str, options: Options) -> AsyncIterator[Client]:
-    """Yield a client of a ledger in a process of its own."""
+async def serving(folder: Path, dsn: str, options: Options) -> AsyncIterator[Replica]:
+    """Yield a ledger in a process of its own."""
     folder.mkdir()
     tokens = folder / "tokens"
     tokens.mkdir()
@@ -166,9 +200,10 @@ async def serving(folder: Path, dsn: str, options: Options) -> AsyncIterator[Cli
         "OWNKEY_LEDGER_LANES": str(options.lanes),
     }
     log = folder / "ledger.log"
-    with process("services.ledger", "serve", environ=environ, log=log):
+    with process("services.ledger", "serve", environ=environ, log=log) as number:
         async with connected(port) as channel:
-            yield Client(channel, call_metadata(Secret(f"{ROUTER}-{TOKEN}")))
+            client = Client(channel, call_metadata(Secret(f"{ROUTER}-{TOKEN}")))
+            yield Replica(client, number)
 
 
 def _secret(path: Path, text: str) -> str:
@@ -191,15 +226,19 @@ async def echo_rate(folder: Path, options: Options) -> float:
 
 @dataclass(slots=True)
 class Measured:
-    """Rates and sizes of one run."""
+    """Rates, times and sizes of one run."""
 
     pairs: float = 0.0
+    two_replicas: float = 0.0
     hot: float = 0.0
     unary: float = 0.0
     p99_seconds: float = 0.0
     full: float = 0.0
+    whole_scans: int = 0
     wal_bytes: float = 0.0
     stored_bytes: float = 0.0
+    ledger_seconds: float = 0.0
+    postgres_seconds: float = 0.0
 
 
 async def _sizes(connection: asyncpg.Connection[asyncpg.Record]) -> tuple[int, int]:
@@ -211,52 +250,72 @@ async def _sizes(connection: asyncpg.Connection[asyncpg.Record]) -> tuple[int, i
     return int(row["wal"]), int(row["stored"])
 
 
-async def measure(folder: Path, server: PostgresServer, options: Options) -> Measured:
-    """Measure the ledger on an empty database and on a filled one."""
-    found = Measured()
+async def measure(
+    folder: Path, postgres: EmbeddedPostgres, options: Options, found: Measured
+) -> None:
+    """Measure the ledger on a nearly empty database."""
     chance = random.Random(1)  # noqa: S311 - the same load in every run
-    small = 2_000
-    dsn = server.create_database("empty", password=PASSWORD)
+    dsn = postgres.server.create_database("empty", password=PASSWORD)
     await migrate(dsn, MIGRATIONS)
     connection = await asyncpg.connect(dsn)
-    await ledger_seed.fill(connection, accounts=small, entries=small)
-    server.execute("CHECKPOINT")
-    async with serving(folder / "empty", dsn, options) as client:
-        batches = {"size": BATCH_SIZE, "callers": options.callers}
-        await client.batches(spread(small, options.pairs // 4, chance=chance), **batches)
+    await ledger_seed.fill(connection, accounts=FEW_ACCOUNTS, entries=FEW_ACCOUNTS)
+    postgres.server.execute("CHECKPOINT")
+    # The first line of the file is the server's own process.
+    server_process = int((postgres.folder / "data" / "postmaster.pid").read_text().split()[0])
+    async with serving(folder / "one", dsn, options) as one:
+        await settle([one], spread(FEW_ACCOUNTS, options.pairs // 4, chance=chance), options)
         # As autovacuum does within a minute of the first rows.
         await connection.execute("ANALYZE")
-        before = await _sizes(connection)
-        load = spread(small, options.pairs, chance=chance)
-        found.pairs = await client.batches(load, **batches)
+        load = spread(FEW_ACCOUNTS, options.pairs, chance=chance)
+        sizes = await _sizes(connection)
+        spent = processor.seconds(one.process), processor.seconds(server_process)
+        found.pairs = await settle([one], load, options)
+        found.ledger_seconds = (processor.seconds(one.process) - spent[0]) / options.pairs
+        found.postgres_seconds = (processor.seconds(server_process) - spent[1]) / options.pairs
         after = await _sizes(connection)
-        found.wal_bytes = (after[0] - before[0]) / options.pairs
-        found.stored_bytes = (after[1] - before[1]) / options.pairs
-        print(f"pairs over {small} accounts: {found.pairs:.0f}/s")
+        found.wal_bytes = (after[0] - sizes[0]) / options.pairs
+        found.stored_bytes = (after[1] - sizes[1]) / options.pairs
+        print(f"pairs over {FEW_ACCOUNTS} accounts: {found.pairs:.0f}/s")
         hot = [make_pair(account_name(0), own_key=False) for _ in range(options.pairs // 2)]
-        found.hot = await client.batches(hot, **batches)
+        found.hot = await settle([one], hot, options)
         print(f"pairs on one account: {found.hot:.0f}/s")
-        load = spread(small, options.pairs // 4, chance=chance)
-        found.unary = await client.unary(load, callers=options.unary_callers)
+        load = spread(FEW_ACCOUNTS, options.pairs // 4, chance=chance)
+        found.unary = await one.client.unary(load, callers=options.unary_callers)
         print(f"unary: {found.unary:.0f} calls/s")
-        load = spread(small, options.pairs // 8, chance=chance)
-        seconds = await client.latencies(load, pairs_per_second=found.unary / 4)
+        load = spread(FEW_ACCOUNTS, options.pairs // 8, chance=chance)
+        seconds = await one.client.latencies(load, pairs_per_second=found.unary / 4)
         found.p99_seconds = sorted(seconds)[len(seconds) * 99 // 100]
+        async with serving(folder / "two", dsn, options) as two:
+            await settle([two], spread(FEW_ACCOUNTS, options.pairs // 4, chance=chance), options)
+            load = spread(FEW_ACCOUNTS, options.pairs, chance=chance)
+            found.two_replicas = await settle([one, two], load, options)
+            print(f"pairs over {FEW_ACCOUNTS} accounts, two replicas: {found.two_replicas:.0f}/s")
     await connection.close()
-    dsn = server.create_database("filled", password=PASSWORD)
+
+
+async def measure_full(
+    folder: Path, postgres: EmbeddedPostgres, options: Options, found: Measured
+) -> None:
+    """Measure the ledger on a full database."""
+    chance = random.Random(2)  # noqa: S311 - the same load in every run
+    dsn = postgres.server.create_database("filled", password=PASSWORD)
     await migrate(dsn, MIGRATIONS)
     connection = await asyncpg.connect(dsn)
+    started = time.perf_counter()
     await ledger_seed.fill(connection, accounts=options.accounts, entries=options.entries)
-    server.execute("CHECKPOINT")
-    async with serving(folder / "filled", dsn, options) as client:
-        load = spread(options.accounts, options.pairs // 4, chance=chance)
-        await client.batches(load, **batches)
+    print(f"{options.entries} entries filled in {time.perf_counter() - started:.0f} s")
+    postgres.server.execute("CHECKPOINT")
+    async with serving(folder / "filled", dsn, options) as one:
+        warm = spread(options.accounts, options.pairs // 4, chance=chance)
+        await settle([one], warm, options)
         await connection.execute("ANALYZE")
         load = spread(options.accounts, options.pairs, chance=chance)
-        found.full = await client.batches(load, **batches)
+        found.full = await settle([one], load, options)
         print(f"pairs over {options.accounts} accounts: {found.full:.0f}/s")
+    scanned = scanning(postgres.server, "filled")
+    found.whole_scans = len(scanned)
+    print(f"statements that read a whole table: {', '.join(scanned) or 'none'}")
     await connection.close()
-    return found
 
 
 def settings(server: PostgresServer) -> None:
@@ -275,12 +334,18 @@ async def run(options: Options) -> list[Figure]:
             transactions = pgbench(postgres.server)
             echo = await echo_rate(folder, options)
             print(f"empty gRPC echo: {echo:.0f} calls/s")
-            found = await measure(folder, postgres.server, options)
+            found = Measured()
+            await measure(folder, postgres, options, found)
+            await measure_full(folder, postgres, options, found)
     return [
         Figure("pgbench", transactions, "transactions/s"),
         Figure("echo", echo, "calls/s"),
         Figure("pairs", found.pairs, "pairs/s"),
         Figure("pairs_to_pgbench", found.pairs / transactions, "ratio", BAR_PAIRS),
+        Figure("pairs_two_replicas", found.two_replicas, "pairs/s"),
+        Figure(
+            "pairs_two_replicas_to_pgbench", found.two_replicas / transactions, "ratio", BAR_PAIRS
+        ),
         Figure("unary", found.unary, "calls/s"),
         Figure("unary_to_echo", found.unary / echo, "ratio", BAR_UNARY),
         Figure("hot_account_to_spread", found.hot / found.pairs, "ratio", BAR_HOT),
@@ -291,6 +356,11 @@ async def run(options: Options) -> list[Figure]:
             "ratio",
             BAR_FULL,
         ),
+        Figure(
+            "statements_scanning_tables", found.whole_scans, "statements", 0, lower_is_better=True
+        ),
+        Figure("ledger_processor_time_per_pair", found.ledger_seconds * 1e6, "us"),
+        Figure("postgres_processor_time_per_pair", found.postgres_seconds * 1e6, "us"),
         Figure("wal_per_pair", found.wal_bytes, "bytes"),
         Figure("stored_per_pair", found.stored_bytes, "bytes"),
     ]

@@ -41,81 +41,78 @@ async def fill(
     for start in range(0, accounts, ACCOUNTS_PER_COPY):
         numbers = range(start, min(accounts, start + ACCOUNTS_PER_COPY))
         keys = [(bucket_of(account_name(n)), account_name(n)) for n in numbers]
-        for table, rows in (
-            ("accounts", _accounts(keys, each)),
-            ("grants", _grants(keys, each)),
-            ("entries", _entries(keys, each)),
+        for table, columns, rows in (
+            ("accounts", ACCOUNT_COLUMNS, _accounts(keys, each)),
+            ("grants", GRANT_COLUMNS, _grants(keys, each)),
+            ("entries", ENTRY_COLUMNS, _entries(keys, each)),
         ):
-            first = next(rows)
-            await connection.copy_records_to_table(
-                table,
-                columns=list(first),
-                records=(tuple(row.values()) for row in _all(first, rows)),
-            )
+            await connection.copy_records_to_table(table, columns=columns, records=rows)
     await connection.execute("VACUUM (ANALYZE)")
 
 
-Row = dict[str, Any]
+Row = tuple[Any, ...]
 
-
-def _all(first: Row, rest: Iterator[Row]) -> Iterator[Row]:
-    yield first
-    yield from rest
+ACCOUNT_COLUMNS = (
+    "bucket",
+    "account_id",
+    "plan_id",
+    "billing_mode",
+    "mode_epoch",
+    "fallback_consent",
+    "overdraft_limit",
+    "credits",
+    "issued",
+    "entry_count",
+    "last_time",
+    "create_time",
+    "update_time",
+)
+GRANT_COLUMNS = (
+    "bucket",
+    "account_id",
+    "grant_id",
+    "kind",
+    "amount",
+    "remaining",
+    "reserved",
+    "paused_before",
+    "note",
+    "create_time",
+    "number",
+)
+ENTRY_COLUMNS = (
+    "bucket",
+    "account_id",
+    "sequence",
+    "kind",
+    "debit",
+    "credit",
+    "amount",
+    "posted_after",
+    "grant_id",
+    "authorization_id",
+    "mode_epoch",
+    "credits_asked",
+    "reason",
+    "actor",
+    "create_time",
+)
 
 
 def _accounts(keys: list[tuple[int, str]], each: int) -> Iterator[Row]:
-    for bucket, account_id in keys:
-        yield {
-            "bucket": bucket,
-            "account_id": account_id,
-            "plan_id": "bench",
-            "billing_mode": "OWN_KEY_FIRST",
-            "mode_epoch": 1,
-            "fallback_consent": "ANY",
-            "overdraft_limit": 0,
-            "credits": OWNED * each,
-            "issued": OWNED * each,
-            "entry_count": each,
-            "last_time": TIME,
-            "create_time": TIME,
-            "update_time": TIME,
-        }
+    mode, owned = "OWN_KEY_FIRST", OWNED * each
+    for key in keys:
+        yield (*key, "bench", mode, 1, "ANY", 0, owned, owned, each, TIME, TIME, TIME)
 
 
 def _grants(keys: list[tuple[int, str]], each: int) -> Iterator[Row]:
-    for bucket, account_id in keys:
-        yield {
-            "bucket": bucket,
-            "account_id": account_id,
-            "grant_id": "g1",
-            "kind": "PURCHASED",
-            "amount": OWNED * each,
-            "remaining": OWNED * each,
-            "reserved": 0,
-            "paused_before": timedelta(),
-            "note": "",
-            "create_time": TIME,
-            "number": 1,
-        }
+    owned = OWNED * each
+    for key in keys:
+        yield (*key, "g1", "PURCHASED", owned, owned, 0, timedelta(), "", TIME, 1)
 
 
 def _entries(keys: list[tuple[int, str]], each: int) -> Iterator[Row]:
-    for bucket, account_id in keys:
+    head, tail = ("GRANT", "ISSUED", "CREDITS", OWNED), ("g1", "", 1, False, "", "", TIME)
+    for key in keys:
         for sequence in range(1, each + 1):
-            yield {
-                "bucket": bucket,
-                "account_id": account_id,
-                "sequence": sequence,
-                "kind": "GRANT",
-                "debit": "ISSUED",
-                "credit": "CREDITS",
-                "amount": OWNED,
-                "posted_after": OWNED * sequence,
-                "grant_id": "g1",
-                "authorization_id": "",
-                "mode_epoch": 1,
-                "credits_asked": False,
-                "reason": "",
-                "actor": "",
-                "create_time": TIME,
-            }
+            yield (*key, sequence, *head, OWNED * sequence, *tail)

@@ -13,26 +13,30 @@ import grpc.aio
 from ownkey.ledger.v1 import ledger_service_pb2_grpc as pb_grpc
 
 from services.ledger.adapters.chains import PostgresChainStore
+from services.ledger.adapters.condition import PostgresCondition
+from services.ledger.adapters.metrics import PrometheusMeter
 from services.ledger.adapters.plan_file import load_plans
 from services.ledger.adapters.reader import PostgresLedgerReader
 from services.ledger.adapters.retention import PostgresRetention
 from services.ledger.adapters.store import PostgresLedgerStore
 from services.ledger.config import LedgerConfig
-from services.ledger.rpc.policy import POLICY, SERVICE
+from services.ledger.rpc.policy import DESCRIPTOR, SERVICE
 from services.ledger.rpc.servicer import LedgerServicer
 from services.ledger.rpc.status import TABLE
 from services.ledger.usecases.accounts import Accounts
 from services.ledger.usecases.attempts import Attempts
 from services.ledger.usecases.chain import Chains
 from services.ledger.usecases.lanes import LaneLimits
+from services.ledger.usecases.metering import MeteredStore, Watch
 from services.ledger.usecases.retention import Retention
 from services.ledger.usecases.sweep import Sweeper
+from services.shared.access import Access
 from services.shared.boundary import Boundary
 from services.shared.clock import Clock, SystemClock
 from services.shared.config import read_secret_file
-from services.shared.identity import TokenAuthenticator
 from services.shared.ids import new_id
 from services.shared.migrate import check_schema
+from services.shared.policy_file import load_policy
 from services.shared.postgres import Database
 from services.shared.server import ServerSpec
 
@@ -67,9 +71,10 @@ async def ledger(config: LedgerConfig, *, clock: Clock | None = None) -> AsyncIt
     clock = clock or SystemClock()
     plans = load_plans(config.plans_file)
     key = read_secret_file(config.fingerprint_key_file)
-    authenticator = TokenAuthenticator(config.tokens_dir)
+    access = Access(load_policy(config.policy_file, DESCRIPTOR), tokens_dir=config.tokens_dir)
+    certificates = config.certificates(clock=clock)
     database = Database(
-        read_secret_file(config.database_dsn_file).reveal(),
+        lambda: read_secret_file(config.database_dsn_file).reveal(),
         application_name="ownkey-ledger",
         pool_size=config.lanes + SPARE_CONNECTIONS,
         pooled=config.database_pooler == "pgbouncer",
@@ -78,7 +83,9 @@ async def ledger(config: LedgerConfig, *, clock: Clock | None = None) -> AsyncIt
     background: list[asyncio.Task[None]] = []
     try:
         await check_schema(database, code=SCHEMA_CODE, needed=SCHEMA_NEEDED)
-        store, reader = PostgresLedgerStore(database), PostgresLedgerReader(database)
+        meter = PrometheusMeter()
+        store = MeteredStore(PostgresLedgerStore(database), meter)
+        reader = PostgresLedgerReader(database)
         chains = Chains(store=PostgresChainStore(database), key=key, clock=clock)
         servicer = LedgerServicer(
             store=store,
@@ -97,7 +104,9 @@ async def ledger(config: LedgerConfig, *, clock: Clock | None = None) -> AsyncIt
         )
         sweeper = Sweeper(store=store, clock=clock, interval_seconds=config.sweep_seconds)
         retention = _retention(config, database, clock)
+        watch = Watch(reader=PostgresCondition(database), meter=meter, clock=clock)
         background = [
+            asyncio.create_task(watch.run(), name="ledger-watch"),
             asyncio.create_task(retention.run(), name="ledger-retention"),
             asyncio.create_task(sweeper.run(), name="ledger-sweeper"),
             asyncio.create_task(chains.run(), name="ledger-chains"),
@@ -110,7 +119,10 @@ async def ledger(config: LedgerConfig, *, clock: Clock | None = None) -> AsyncIt
             listen=config.listen,
             services=[SERVICE],
             register=register,
-            boundary=Boundary(table=TABLE, authenticator=authenticator, policy=POLICY, clock=clock),
+            boundary=Boundary(table=TABLE, access=access, clock=clock),
+            certificates=certificates,
+            health_listen=config.health_listen,
+            connection_seconds=config.connection_seconds,
             drain_seconds=config.drain_seconds,
         )
     finally:

@@ -11,26 +11,33 @@ from services.ledger.domain.requests import RETENTION_DAYS_MIN
 from services.shared.config import (
     choice,
     existing_file,
-    existing_folder,
     listen_address,
     load,
     seconds,
     setting,
     whole,
 )
+from services.shared.serving_config import ServingConfig
 
 PREFIX = "OWNKEY_LEDGER_"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LedgerConfig:
+class LedgerConfig(ServingConfig):
     """How the ledger runs. Secrets are never values here: a setting names the file with one."""
 
     listen: str = setting(
         "OWNKEY_LEDGER_LISTEN",
-        "address to serve on, host:port; plain text on loopback only",
+        "address to serve on, host:port",
         default="127.0.0.1:7103",
         parse=listen_address,
+    )
+    policy_file: Path = setting(
+        "OWNKEY_LEDGER_POLICY_FILE",
+        "who may call what, YAML; read at start, a change needs a restart; the packaged one where "
+        "unset",
+        default=Path(__file__).parent / "policy.yaml",
+        parse=existing_file,
     )
     database_dsn_file: Path = setting(
         "OWNKEY_LEDGER_DATABASE_DSN_FILE",
@@ -68,11 +75,6 @@ class LedgerConfig:
         "shard",
         default="many",
         parse=choice("many", "one"),
-    )
-    tokens_dir: Path = setting(
-        "OWNKEY_LEDGER_TOKENS_DIR",
-        "folder with one token file for each internal identity",
-        parse=existing_folder,
     )
     plans_file: Path = setting("OWNKEY_LEDGER_PLANS_FILE", "the plans, YAML", parse=existing_file)
     fingerprint_key_file: Path = setting(
@@ -127,4 +129,6 @@ def read_config(environ: Mapping[str, str]) -> LedgerConfig:
     Raises:
         ConfigError: With every problem found.
     """
-    return load(LedgerConfig, environ, prefix=PREFIX)
+    config = load(LedgerConfig, environ, prefix=PREFIX)
+    config.check_connections(PREFIX, listens={"LISTEN": config.listen}, peers={})
+    return config

@@ -20,9 +20,14 @@ if TYPE_CHECKING:
 
     from services.shared.postgres import Database
 
-DDL_LOCK_TIMEOUT = "5s"
-RETRIES_MAX = 5
+DDL_LOCK_TIMEOUT = "1s"
+"""Whoever comes after DDL that waits for a table waits behind it, so it never waits long."""
+
+RETRIES_MAX = 10
 RETRY_SECONDS = 1.0
+
+# A busy table; a table that two processes make at the same moment.
+_PASSING = frozenset({"55P03", "23505", "42P07"})
 
 # One row that a migrating process locks, so that two never migrate at once. Advisory locks do not
 # survive a pooler in transaction mode.
@@ -76,19 +81,19 @@ async def migrate(dsn: str, folder: Path) -> None:
         "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(dsn), poolclass=NullPool
     )
     try:
-        async with engine.begin() as connection:
-            await connection.execute(text(_PREPARE))
-            await connection.execute(text(_SEED))
         for attempt in range(1, RETRIES_MAX + 1):
             try:
+                async with engine.begin() as connection:
+                    await connection.execute(text(_PREPARE))
+                    await connection.execute(text(_SEED))
                 async with engine.begin() as connection:
                     await connection.execute(text("SELECT 1 FROM schema_version FOR UPDATE"))
                     await connection.execute(text(f"SET LOCAL lock_timeout = '{DDL_LOCK_TIMEOUT}'"))
                     await connection.run_sync(_upgrade, folder)
             except exc.DBAPIError as fault:
-                # A busy table: stand back so that its users go on, then try again.
-                locked = getattr(fault.orig, "sqlstate", "") == "55P03"
-                if not locked or attempt == RETRIES_MAX:
+                # Stand back so that the table's users go on, then try again.
+                passing = getattr(fault.orig, "sqlstate", "") in _PASSING
+                if not passing or attempt == RETRIES_MAX:
                     raise
                 await asyncio.sleep(RETRY_SECONDS * attempt)
             else:

@@ -4,9 +4,10 @@ PostgreSQL: one pool, transactions as units that are retried whole, failures in 
 
 Rules:
 1. A unit of work runs in a task of its own: a caller that goes away never cuts it in half.
-2. Serialization failures and deadlocks retry the whole unit, a bounded number of times.
-3. A connection lost at COMMIT leaves the outcome unknown: the caller is told UNAVAILABLE and finds
-   the outcome by the id it sent. Nothing here repeats such a unit.
+2. Serialization failures, deadlocks and statements that a migration made stale retry the whole
+   unit, a bounded number of times.
+3. A connection lost at COMMIT leaves the outcome unknown: an OutcomeUnknownError says so, and
+   whoever knows the unit's ids finds the outcome by them. Nothing here repeats such a unit.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import asyncpg
 
-from services.shared.errors import OverloadedError, StoreUnavailableError
+from services.shared.errors import (
+    OutcomeUnknownError,
+    OverloadedError,
+    StoreUnavailableError,
+)
 from services.shared.logging import get_logger
 
 if TYPE_CHECKING:
@@ -49,7 +54,12 @@ Isolation: TypeAlias = Literal["read_committed", "repeatable_read", "serializabl
 
 log = get_logger()
 
-_RETRIED = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+_RETRIED = (
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    # A migration changed a table under a prepared statement; the driver prepares anew.
+    asyncpg.InvalidCachedStatementError,
+)
 # The server went away, or this one is no longer the primary.
 _LOST = (
     asyncpg.PostgresConnectionError,
@@ -64,6 +74,9 @@ _LOST = (
 )
 
 
+# Besides, once it was open: a password that was changed and has not reached this process yet.
+_REFUSED = asyncpg.InvalidAuthorizationSpecificationError
+
 # The server is going down, or is no longer the primary: every connection to it is of no use.
 _ELSEWHERE = (
     asyncpg.ReadOnlySQLTransactionError,
@@ -71,6 +84,10 @@ _ELSEWHERE = (
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
 )
+
+
+class _LostAtCommitError(Exception):
+    """The connection was lost after COMMIT may have been sent; its cause says how."""
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc]
@@ -86,7 +103,8 @@ class Database:
     One service's database.
 
     Args:
-        dsn: How to reach it; may name several hosts.
+        dsn: How to reach it; may name several hosts. A function is asked before each connection is
+            made, so that a changed password is used from then on.
         application_name: Shown in pg_stat_activity.
         pool_size: Connections held at most.
         pooled: True behind a pooler in transaction mode, such as pgbouncer: statements are not
@@ -96,13 +114,13 @@ class Database:
 
     def __init__(
         self,
-        dsn: str,
+        dsn: str | Callable[[], str],
         *,
         application_name: str,
         pool_size: int = POOL_SIZE_DEFAULT,
         pooled: bool = False,
     ) -> None:
-        self._dsn = dsn
+        self._dsn: Callable[[], str] = dsn if callable(dsn) else lambda: dsn
         self._application_name = application_name
         self._pool_size = pool_size
         self._pooled = pooled
@@ -157,8 +175,8 @@ class Database:
         Run one transaction as a unit.
 
         Args:
-            work: Gets the connection, inside the transaction; may be called again after a
-                serialization failure, so it must have no effect outside the database.
+            work: Gets the connection, inside the transaction; may be called again on a conflict,
+                so it must have no effect outside the database.
             isolation: The transaction's isolation level.
             readonly: True for a transaction that only reads.
 
@@ -166,13 +184,22 @@ class Database:
             What `work` returned.
 
         Raises:
-            StoreUnavailableError: If the database cannot be reached or was lost on the way.
+            OutcomeUnknownError: If the database was lost while it committed what was written.
+            StoreUnavailableError: If it cannot be reached, or was lost before; nothing was written.
             OverloadedError: If no connection was free in time, or rows stayed locked.
         """
 
         async def unit(connection: Connection) -> T:
-            async with connection.transaction(isolation=isolation, readonly=readonly):
-                return await work(connection)
+            worked = False
+            try:
+                async with connection.transaction(isolation=isolation, readonly=readonly):
+                    result = await work(connection)
+                    worked = not readonly
+            except (*_LOST, TimeoutError) as fault:
+                if worked:
+                    raise _LostAtCommitError from fault
+                raise
+            return result
 
         return await self._shielded(self._retried(unit))
 
@@ -190,7 +217,7 @@ class Database:
 
     async def _create_pool(self) -> asyncpg.Pool[asyncpg.Record]:
         return await asyncpg.create_pool(
-            self._dsn,
+            connect=self._connect,
             min_size=1,
             max_size=self._pool_size,
             timeout=CONNECT_SECONDS,
@@ -198,6 +225,9 @@ class Database:
             connection_class=_Connection,
             **self._session(),
         )
+
+    async def _connect(self, *_: Any, **settings: Any) -> asyncpg.Connection[asyncpg.Record]:
+        return await asyncpg.connect(self._dsn(), **settings)
 
     def _session(self) -> dict[str, Any]:
         if self._pooled:
@@ -241,16 +271,22 @@ class Database:
         except asyncpg.LockNotAvailableError as fault:
             message = "the rows stayed locked by others; try again shortly"
             raise OverloadedError(message, retry_after_seconds=OVERLOADED_RETRY_SECONDS) from fault
+        except _LostAtCommitError as lost:
+            await self._look_elsewhere(lost.__cause__)
+            message = (
+                "the database was lost while it wrote this, which may be on record or not; try "
+                "again with the same request id, which finds the outcome if there is one"
+            )
+            raise OutcomeUnknownError(
+                message, retry_after_seconds=UNAVAILABLE_RETRY_SECONDS
+            ) from lost.__cause__
         except TimeoutError as fault:
             message = "the database did not answer in time; try again with the same request id"
             raise StoreUnavailableError(
                 message, retry_after_seconds=UNAVAILABLE_RETRY_SECONDS
             ) from fault
-        except _LOST as fault:
-            log.warning("database_lost", error=type(fault).__name__)
-            if isinstance(fault, _ELSEWHERE):
-                # The other connections lead to the same server: the next ones look for the primary.
-                await self._pool.expire_connections()
+        except (*_LOST, _REFUSED) as fault:
+            await self._look_elsewhere(fault)
             message = (
                 "the database cannot be reached or was lost on the way; try again with the same "
                 "request id, which finds the outcome if there is one"
@@ -258,3 +294,10 @@ class Database:
             raise StoreUnavailableError(
                 message, retry_after_seconds=UNAVAILABLE_RETRY_SECONDS
             ) from fault
+
+    async def _look_elsewhere(self, fault: BaseException | None) -> None:
+        """Log that the database was lost, and leave a server that cannot serve any more."""
+        log.warning("database_lost", error=type(fault).__name__)
+        if self._pool is not None and isinstance(fault, _ELSEWHERE):
+            # The other connections lead to the same server: the next ones look for the primary.
+            await self._pool.expire_connections()

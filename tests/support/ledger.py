@@ -19,6 +19,7 @@ from ownkey.ledger.v1 import ledger_service_pb2_grpc as pb_grpc
 from services.ledger.bootstrap import MIGRATIONS, ledger
 from services.ledger.config import PREFIX, read_config
 from services.shared.channel import open_channel
+from services.shared.clock import Clock
 from services.shared.identity import IDENTITIES, OPERATOR, ROUTER, call_metadata
 from services.shared.migrate import migrate
 from services.shared.secret import Secret
@@ -53,6 +54,7 @@ plans:
     default_mode: CREDITS
     credit_value_nano_usd: 1_000_000_000
     markup_parts_per_million: 1_000_000
+    shared_part_per_million: 250_000
   - id: fee-credits
     allowed_modes: [CREDITS, OWN_KEY_FIRST]
     default_mode: OWN_KEY_FIRST
@@ -101,6 +103,13 @@ plans:
       source: CREDITS
       free_request_count: 2
       cap_nano_credits: {openai/gpt-4o-mini: 90}
+  - id: overdraft-monthly
+    allowed_modes: [CREDITS, OWN_KEY_FIRST, OWN_KEY_ONLY]
+    default_mode: CREDITS
+    credit_value_nano_usd: 1_000_000_000
+    markup_parts_per_million: 1_000_000
+    overdraft_nano_credits: 50
+    monthly_grant_nano_credits: 500
   - id: overdraft-invoice
     allowed_modes: [CREDITS, OWN_KEY_FIRST, OWN_KEY_ONLY]
     default_mode: CREDITS
@@ -336,13 +345,16 @@ class RunningLedger:
 
 
 @asynccontextmanager
-async def running_ledger(folder: Path, dsn: str, **settings: str) -> AsyncIterator[RunningLedger]:
+async def running_ledger(
+    folder: Path, dsn: str, *, clock: Clock | None = None, **settings: str
+) -> AsyncIterator[RunningLedger]:
     """
     Serve a ledger on a free port.
 
     Args:
         folder: For tokens, plans and keys.
         dsn: A migrated database.
+        clock: Time of what runs in the background; the machine's if None.
         settings: Further settings by the end of their variable's name, in lower case.
     """
     tokens = folder / "tokens"
@@ -362,7 +374,7 @@ async def running_ledger(folder: Path, dsn: str, **settings: str) -> AsyncIterat
         **{f"{PREFIX}{name.upper()}": value for name, value in settings.items()},
     }
     async with AsyncExitStack() as stack:
-        spec = await stack.enter_async_context(ledger(read_config(environ)))
+        spec = await stack.enter_async_context(ledger(read_config(environ), clock=clock))
         server = await start(spec)
         stack.push_async_callback(server.stop)
         channel = await stack.enter_async_context(open_channel(f"127.0.0.1:{server.port}"))

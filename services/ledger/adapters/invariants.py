@@ -252,30 +252,86 @@ WHERE {_PAGE}
         "for {settled}",
     ),
     Invariant(
+        name="outcomes_are_settlements",
+        query=f"""
+SELECT DISTINCT ON (a.account_id) a.account_id, x.request_id, y.sequence
+FROM accounts a JOIN requests x ON {_SAME}
+JOIN authorizations y ON y.bucket = x.bucket AND y.account_id = x.account_id
+    AND y.request_id = x.request_id AND y.run = x.run
+CROSS JOIN LATERAL (
+    SELECT s.state, s.charged, s.capture, s.vendor_cost_nano_usd FROM settlements s
+    WHERE s.bucket = y.bucket AND s.account_id = y.account_id
+        AND s.request_id = y.request_id AND s.claimant = y.claimant AND s.sequence = y.sequence
+    ORDER BY s.revision DESC LIMIT 1) last
+WHERE {_PAGE} AND x.state = 'FAILED_UNCHARGED' AND last.state <> 'RELEASED'
+    AND CASE WHEN y.funding = 'CREDITS' THEN last.charged > 0
+        ELSE last.capture IS NULL OR last.vendor_cost_nano_usd IS DISTINCT FROM 0 END
+ORDER BY a.account_id, y.number
+""",  # noqa: S608
+        sentence="request {request_id} is on record as failed without a charge; its attempt "
+        "{sequence} was charged, or may have been by the provider",
+    ),
+    Invariant(
+        name="rows_have_their_request",
+        query=f"""
+SELECT DISTINCT ON (a.account_id) a.account_id, bad.kind, bad.request_id, bad.sequence
+FROM accounts a CROSS JOIN LATERAL (
+    SELECT 'attempt' AS kind, x.request_id, x.sequence FROM authorizations x
+    WHERE {_SAME} AND NOT EXISTS (
+        SELECT 1 FROM requests r WHERE r.bucket = x.bucket AND r.account_id = x.account_id
+            AND r.request_id = x.request_id)
+    UNION ALL
+    SELECT 'refused attempt', x.request_id, x.sequence FROM refusals x
+    WHERE {_SAME} AND NOT EXISTS (
+        SELECT 1 FROM requests r WHERE r.bucket = x.bucket AND r.account_id = x.account_id
+            AND r.request_id = x.request_id)
+    UNION ALL
+    SELECT 'settlement of an attempt', x.request_id, x.sequence FROM settlements x
+    WHERE {_SAME} AND NOT EXISTS (
+        SELECT 1 FROM authorizations y WHERE y.bucket = x.bucket AND y.account_id = x.account_id
+            AND y.request_id = x.request_id AND y.claimant = x.claimant
+            AND y.sequence = x.sequence)) bad
+WHERE {_PAGE}
+ORDER BY a.account_id, bad.kind, bad.request_id, bad.sequence
+""",  # noqa: S608
+        sentence="there is a {kind}, number {sequence} of request {request_id}, and nothing that "
+        "it belongs to",
+    ),
+    Invariant(
         name="usage_is_settlements",
         query=f"""
-SELECT a.account_id, u.cost, s.settled_cost, u.charged, s.settled_charge, u.fee, s.settled_fee
-FROM accounts a
-CROSS JOIN LATERAL (
-    SELECT coalesce(sum(x.vendor_cost_nano_usd), 0)::bigint AS cost,
-        coalesce(sum(x.charged_nano_credits), 0)::bigint AS charged,
-        coalesce(sum(x.fee_nano_credits), 0)::bigint AS fee
-    FROM usage_days x WHERE {_SAME}
-        AND (a.retained_from IS NULL OR x.day >= a.retained_from AT TIME ZONE 'UTC')) u
-CROSS JOIN LATERAL (
-    SELECT coalesce(sum(z.vendor_cost_nano_usd), 0)::bigint AS settled_cost,
-        coalesce(sum(z.charged), 0)::bigint AS settled_charge,
-        coalesce(sum(z.fee), 0)::bigint AS settled_fee FROM (
-        SELECT DISTINCT ON (x.request_id, x.claimant, x.sequence)
-            x.vendor_cost_nano_usd, x.charged, x.fee, x.settle_time
-        FROM settlements x WHERE {_SAME}
-        ORDER BY x.request_id, x.claimant, x.sequence, x.revision DESC) z
-    WHERE a.retained_from IS NULL OR z.settle_time >= a.retained_from) s
-WHERE {_PAGE} AND (u.cost <> s.settled_cost OR u.charged <> s.settled_charge
-    OR u.fee <> s.settled_fee)
+SELECT DISTINCT ON (a.account_id) a.account_id, b.*
+FROM accounts a CROSS JOIN LATERAL (
+    SELECT day, model, provider, key, funding, coalesce(u.attempt_count, 0) AS attempt_count,
+        coalesce(u.vendor_cost_nano_usd, 0) AS cost, coalesce(u.charged_nano_credits, 0) AS charged,
+        coalesce(u.fee_nano_credits, 0) AS fee, coalesce(s.count, 0) AS count,
+        coalesce(s.settled_cost, 0) AS settled_cost,
+        coalesce(s.settled_charge, 0) AS settled_charge, coalesce(s.settled_fee, 0) AS settled_fee
+    FROM (
+        SELECT * FROM usage_days x WHERE {_SAME}
+            AND (a.retained_from IS NULL OR x.day >= a.retained_from AT TIME ZONE 'UTC')) u
+    FULL JOIN (
+        SELECT (z.settle_time AT TIME ZONE 'UTC')::date AS day, y.model, y.provider, y.key,
+            y.funding, count(*) AS count,
+            coalesce(sum(z.vendor_cost_nano_usd), 0)::bigint AS settled_cost,
+            sum(z.charged)::bigint AS settled_charge, sum(z.fee)::bigint AS settled_fee
+        FROM (
+            SELECT DISTINCT ON (x.request_id, x.claimant, x.sequence) x.*
+            FROM settlements x WHERE {_SAME}
+            ORDER BY x.request_id, x.claimant, x.sequence, x.revision DESC) z
+        JOIN authorizations y ON y.bucket = z.bucket AND y.account_id = z.account_id
+            AND y.request_id = z.request_id AND y.claimant = z.claimant
+            AND y.sequence = z.sequence
+        WHERE z.capture IS NOT NULL
+            AND (a.retained_from IS NULL OR z.settle_time >= a.retained_from)
+        GROUP BY 1, 2, 3, 4, 5) s USING (day, model, provider, key, funding)) b
+WHERE {_PAGE} AND (b.attempt_count <> b.count OR b.cost <> b.settled_cost
+    OR b.charged <> b.settled_charge OR b.fee <> b.settled_fee)
+ORDER BY a.account_id, b.day, b.model, b.provider, b.key, b.funding
 """,  # noqa: S608
-        sentence="usage sums to {cost} nano-USD and {charged} nano-credits, {fee} of them fees; "
-        "the settlements sum to {settled_cost}, {settled_charge} and {settled_fee}",
+        sentence="usage of {model} at {provider} by {funding} {key} on {day} counts "
+        "{attempt_count} attempts, {cost} nano-USD and {charged} nano-credits, {fee} of them fees; "
+        "the settlements come to {count}, {settled_cost}, {settled_charge} and {settled_fee}",
     ),
     Invariant(
         name="epochs_have_no_gap",
@@ -289,4 +345,56 @@ WHERE {_PAGE} AND (a.mode_epoch <> m.count OR a.mode_epoch <> m.last)
         sentence="the account is in epoch {mode_epoch}; there are {count} changes of mode, the "
         "last began epoch {last}",
     ),
+    Invariant(
+        name="mode_is_its_last_change",
+        query=f"""
+SELECT a.account_id, a.billing_mode, x.billing_mode AS changed_to FROM accounts a
+JOIN mode_changes x ON {_SAME} AND x.mode_epoch = a.mode_epoch
+WHERE {_PAGE} AND a.billing_mode <> x.billing_mode
+""",  # noqa: S608
+        sentence="the account is in mode {billing_mode}; its last change was to {changed_to}",
+    ),
+    Invariant(
+        name="epochs_begin_at_their_entry",
+        query=f"""
+SELECT DISTINCT ON (a.account_id) a.account_id, x.mode_epoch, x.posted, x.entry_sequence,
+    coalesce(e.posted_after, 0) AS owned
+FROM accounts a JOIN mode_changes x ON {_SAME}
+LEFT JOIN entries e ON e.bucket = x.bucket AND e.account_id = x.account_id
+    AND e.sequence = x.entry_sequence
+WHERE {_PAGE} AND x.posted <> coalesce(e.posted_after, 0)
+ORDER BY a.account_id, x.mode_epoch
+""",  # noqa: S608
+        sentence="epoch {mode_epoch} began with {posted} owned; after entry {entry_sequence}, the "
+        "last before it, {owned} were",
+    ),
 )
+
+_TABLES = (
+    "grants",
+    "requests",
+    "authorizations",
+    "settlements",
+    "refusals",
+    "entries",
+    "operations",
+    "mode_changes",
+    "usage_days",
+    "key_budgets",
+    "entry_links",
+)
+
+# An account's page never meets rows that belong to none.
+STRAYS = Invariant(
+    name="rows_have_their_account",
+    query=" UNION ALL ".join(
+        f"""
+(SELECT DISTINCT x.account_id, '{table}' AS stray FROM {table} x
+WHERE x.bucket BETWEEN $1 AND $2 AND NOT EXISTS (
+    SELECT 1 FROM accounts a WHERE {_SAME}) LIMIT 100)
+"""  # noqa: S608 - every part is a constant of this module
+        for table in _TABLES
+    ),
+    sentence="there are rows in {stray} and no such account",
+)
+"""What must hold of a range of buckets: its parameters are the first and the last."""

@@ -13,6 +13,7 @@ The plans file: YAML, read once at start and refused as a whole if anything in i
         model_prices: {acme/film: 9_000_000_000} # optional: nine credits, whatever the operation
         monthly_grant_nano_credits: 0            # optional: for each month, expiring at its end
         overdraft_nano_credits: 0                # optional
+        shared_part_per_million: 200_000         # optional: of a shared key's minute, one account
         fee:                                     # optional: on own-key use
           basis: CREDIT_PRICE                    # or VENDOR_COST
           rate_parts_per_million: 50_000         # 5 %
@@ -33,7 +34,7 @@ import yaml
 
 from services.ledger.domain.fees import Fee, FeeBasis, FeeSource
 from services.ledger.domain.modes import BillingMode, Operation
-from services.ledger.domain.plans import Plan, PlanBook
+from services.ledger.domain.plans import SHARED_PART_MAX, Plan, PlanBook
 from services.shared.config import ConfigError
 from services.shared.errors import InvalidArgumentError
 from services.shared.names import ResourceName
@@ -57,6 +58,7 @@ _OPTIONAL = {
     "model_prices",
     "monthly_grant_nano_credits",
     "overdraft_nano_credits",
+    "shared_part_per_million",
     "fee",
 }
 _FEE_REQUIRED = {"basis", "rate_parts_per_million", "source"}
@@ -139,6 +141,7 @@ def _plan(item: Any) -> tuple[Plan | None, list[str]]:
         "model_prices": read("model_prices", _by_model, default={}),
         "monthly_grant_nano_credits": read("monthly_grant_nano_credits", _whole, default=0),
         "overdraft_nano_credits": read("overdraft_nano_credits", _whole, default=0),
+        "shared_part_per_million": read("shared_part_per_million", _whole, default=SHARED_PART_MAX),
         "fee": read("fee", _fee) if "fee" in item else None,
     }
     if fields.problems:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import date, datetime
 
 from services.ledger.adapters import records
-from services.ledger.adapters.invariants import INVARIANTS
+from services.ledger.adapters.invariants import INVARIANTS, STRAYS
 from services.ledger.domain.accounts import Account, bucket_of
 from services.ledger.domain.entries import Entry
 from services.ledger.domain.files import ModeChange
@@ -251,6 +251,14 @@ class PostgresLedgerReader:
             return found
 
         return await self._database.run(read, isolation="repeatable_read", readonly=True)
+
+    async def strays(self, buckets: range) -> list[Violation]:
+        """Return what belongs to no account; see LedgerReader."""
+        rows = await self._database.fetch(STRAYS.query, buckets[0], buckets[-1])
+        return [
+            Violation(row["account_id"], STRAYS.name, STRAYS.sentence.format(**dict(row)))
+            for row in rows
+        ]
 
 
 async def _completed(

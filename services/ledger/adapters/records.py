@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between rows of the ledger's tables and the domain's values."""
+"""
+Between rows of the ledger's tables and the domain's values.
+
+Members of the domain's enums are strings, and are written as such.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import astuple
-from typing import Any
+from enum import StrEnum
+from typing import Any, TypeVar
 
 from services.ledger.domain.accounts import Account, Grant, GrantKind, Totals
 from services.ledger.domain.book import Charge, Part
@@ -42,6 +46,20 @@ from services.shared.errors import QuotaViolation
 Row = Any
 """An asyncpg record: columns by name."""
 
+_W = TypeVar("_W", bound=StrEnum)
+
+
+def _words(words: type[_W]) -> dict[str, _W]:
+    """Return an enum's members by their value: faster than to call the enum."""
+    return {word.value: word for word in words}
+
+
+_MODES, _CONSENTS, _GRANT_KINDS = _words(BillingMode), _words(FallbackConsent), _words(GrantKind)
+_REQUEST_STATES, _ENDED_BY = _words(RequestState), _words(EndedBy)
+_FUNDINGS, _SOURCES, _OWN_KEY_STATES = _words(Funding), _words(Source), _words(OwnKeyState)
+_OPERATIONS, _FEE_BASES, _FEE_SOURCES = _words(Operation), _words(FeeBasis), _words(FeeSource)
+_STATES = _words(AuthorizationState)
+
 TOTALS = (
     "credits",
     "reserved",
@@ -60,9 +78,9 @@ def account_of(row: Row) -> Account:
     return Account(
         account_id=row["account_id"],
         plan_id=row["plan_id"],
-        billing_mode=BillingMode(row["billing_mode"]),
+        billing_mode=_MODES[row["billing_mode"]],
         mode_epoch=row["mode_epoch"],
-        fallback_consent=FallbackConsent(row["fallback_consent"]),
+        fallback_consent=_CONSENTS[row["fallback_consent"]],
         fallback_daily_cap=row["fallback_daily_cap"],
         fallback_day=row["fallback_day"],
         fallback_used=row["fallback_used"],
@@ -72,7 +90,7 @@ def account_of(row: Row) -> Account:
         period_count=row["period_count"],
         pause_time=row["pause_time"],
         paused_for=row["paused_for"],
-        totals=Totals(**{name: row[name] for name in TOTALS}),
+        totals=Totals(*[row[name] for name in TOTALS]),
         overdraft_limit=row["overdraft_limit"],
         entry_count=row["entry_count"],
         authorization_count=row["authorization_count"],
@@ -83,28 +101,44 @@ def account_of(row: Row) -> Account:
     )
 
 
-def account_values(account: Account) -> tuple[Any, ...]:
-    """Write an account, in the order of UPDATE_ACCOUNT's parameters after the key."""
+def moved_values(account: Account) -> tuple[Any, ...]:
+    """Write what attempts move of an account, in the order of MOVE_ACCOUNT's after the key."""
+    totals = account.totals
     return (
-        account.plan_id,
-        account.billing_mode.value,
-        account.mode_epoch,
-        account.fallback_consent.value,
-        account.fallback_daily_cap,
         account.fallback_day,
         account.fallback_used,
         account.allowance_month,
         account.allowance_used,
+        totals.credits,
+        totals.reserved,
+        totals.overdrawn,
+        totals.issued,
+        totals.spent,
+        totals.fees,
+        totals.invoiced,
+        totals.absorbed,
+        totals.expired,
+        account.entry_count,
+        account.authorization_count,
+        account.last_time,
+    )
+
+
+def account_values(account: Account) -> tuple[Any, ...]:
+    """Write an account, in the order of UPDATE_ACCOUNT's parameters after the key."""
+    return (
+        *moved_values(account),
+        account.plan_id,
+        account.billing_mode,
+        account.mode_epoch,
+        account.fallback_consent,
+        account.fallback_daily_cap,
         account.first_period,
         account.period_count,
         account.pause_time,
         account.paused_for,
-        *(getattr(account.totals, name) for name in TOTALS),
         account.overdraft_limit,
-        account.entry_count,
-        account.authorization_count,
         account.revision,
-        account.last_time,
         account.update_time,
     )
 
@@ -113,7 +147,7 @@ def grant_of(row: Row) -> Grant:
     """Read a grant."""
     return Grant(
         grant_id=row["grant_id"],
-        kind=GrantKind(row["kind"]),
+        kind=_GRANT_KINDS[row["kind"]],
         amount=row["amount"],
         remaining=row["remaining"],
         reserved=row["reserved"],
@@ -129,7 +163,7 @@ def grant_values(grant: Grant) -> tuple[Any, ...]:
     """Write a grant, in the order of UPSERT_GRANT's parameters after the account's key."""
     return (
         grant.grant_id,
-        grant.kind.value,
+        grant.kind,
         grant.amount,
         grant.remaining,
         grant.reserved,
@@ -149,8 +183,8 @@ def request_of(row: Row) -> Request:
         fingerprint_version=row["fingerprint_version"],
         claimant=row["claimant"],
         run=row["run"],
-        state=RequestState(row["state"]),
-        ended_by=EndedBy(row["ended_by"]),
+        state=_REQUEST_STATES[row["state"]],
+        ended_by=_ENDED_BY[row["ended_by"]],
         last_sequence=row["last_sequence"],
         lease_expire_time=row["lease_expire_time"],
         own_key_tried=row["own_key_tried"],
@@ -161,15 +195,23 @@ def request_of(row: Row) -> Request:
 
 
 def request_values(request: Request) -> tuple[Any, ...]:
-    """Write a request, in the order of UPSERT_REQUEST's parameters after the account's key."""
+    """Write a new request, in the order of REQUESTS' columns after the account's key."""
     return (
         request.request_id,
         request.fingerprint,
         request.fingerprint_version,
+        *changed_request_values(request)[1:],
+    )
+
+
+def changed_request_values(request: Request) -> tuple[Any, ...]:
+    """Write a request, in the order of UPDATE_REQUEST's parameters after the account's key."""
+    return (
+        request.request_id,
         request.claimant,
         request.run,
-        request.state.value,
-        request.ended_by.value,
+        request.state,
+        request.ended_by,
         request.last_sequence,
         request.lease_expire_time,
         request.own_key_tried,
@@ -188,13 +230,13 @@ def authorization_of(row: Row) -> Authorization:
         sequence=row["sequence"],
         number=row["number"],
         digest=row["digest"],
-        funding=Funding(row["funding"]),
-        source=Source(row["source"]),
-        own_key_state=OwnKeyState(row["own_key_state"]),
+        funding=_FUNDINGS[row["funding"]],
+        source=_SOURCES[row["source"]],
+        own_key_state=_OWN_KEY_STATES[row["own_key_state"]],
         fallback_day=row["fallback_day"],
         mode_epoch=row["mode_epoch"],
         plan_id=row["plan_id"],
-        operation=Operation(row["operation"]),
+        operation=_OPERATIONS[row["operation"]],
         price_row=PriceRow(row["model"], row["provider"], row["price_id"]),
         price_terms=PriceTerms(
             row["credit_value_nano_usd"],
@@ -217,9 +259,9 @@ def _fee_terms_of(row: Row) -> FeeTerms | None:
     if row["fee_basis"] is None:
         return None
     return FeeTerms(
-        FeeBasis(row["fee_basis"]),
+        _FEE_BASES[row["fee_basis"]],
         row["fee_rate_parts_per_million"],
-        FeeSource(row["fee_source"]),
+        _FEE_SOURCES[row["fee_source"]],
         row["fee_cap_nano_credits"],
     )
 
@@ -228,15 +270,15 @@ def _fee_terms_values(terms: FeeTerms | None) -> tuple[Any, ...]:
     if terms is None:
         return (None, None, None, None)
     return (
-        terms.basis.value,
+        terms.basis,
         terms.rate_parts_per_million,
-        terms.source.value,
+        terms.source,
         terms.cap_nano_credits,
     )
 
 
 def authorization_values(attempt: Authorization) -> tuple[Any, ...]:
-    """Write an authorization, in the order of INSERT_AUTHORIZATION's after the account's key."""
+    """Write an authorization, in the order of AUTHORIZATIONS' columns after the account's key."""
     return (
         attempt.request_id,
         attempt.claimant,
@@ -244,13 +286,13 @@ def authorization_values(attempt: Authorization) -> tuple[Any, ...]:
         attempt.run,
         attempt.number,
         attempt.digest,
-        attempt.funding.value,
-        attempt.source.value,
-        attempt.own_key_state.value,
+        attempt.funding,
+        attempt.source,
+        attempt.own_key_state,
         attempt.fallback_day,
         attempt.mode_epoch,
         attempt.plan_id,
-        attempt.operation.value,
+        attempt.operation,
         attempt.price_row.model,
         attempt.price_row.provider,
         attempt.price_row.price_id,
@@ -265,8 +307,8 @@ def authorization_values(attempt: Authorization) -> tuple[Any, ...]:
         attempt.key_limit_nano_usd,
         attempt.worst_case_nano_usd,
         attempt.held,
-        _array(part.grant_id for part in attempt.hold),
-        _array(part.amount for part in attempt.hold),
+        [part.grant_id for part in attempt.hold],
+        [part.amount for part in attempt.hold],
         attempt.create_time,
     )
 
@@ -275,7 +317,7 @@ def settlement_of(row: Row) -> Settlement:
     """Read a settlement."""
     parts = _parts(row["charge_grants"], row["charge_amounts"])
     return Settlement(
-        state=AuthorizationState(row["state"]),
+        state=_STATES[row["state"]],
         terms_digest=row["terms_digest"],
         capture=capture_of(row["capture"]),
         outcome=row["outcome"],
@@ -288,14 +330,14 @@ def settlement_of(row: Row) -> Settlement:
 def settlement_values(
     attempt: Authorization, revision: int, settlement: Settlement
 ) -> tuple[Any, ...]:
-    """Write a settlement, in the order of INSERT_SETTLEMENT's after the account's key."""
+    """Write a settlement, in the order of SETTLEMENTS' columns after the account's key."""
     charge, capture = settlement.charge, settlement.capture
     return (
         attempt.request_id,
         attempt.claimant,
         attempt.sequence,
         revision,
-        settlement.state.value,
+        settlement.state,
         settlement.terms_digest,
         capture_json(capture),
         settlement.outcome,
@@ -306,8 +348,8 @@ def settlement_values(
         charge.absorbed,
         charge.invoiced,
         settlement.refunded,
-        _array(part.grant_id for part in charge.parts),
-        _array(part.amount for part in charge.parts),
+        [part.grant_id for part in charge.parts],
+        [part.amount for part in charge.parts],
         settlement.settle_time,
     )
 
@@ -334,12 +376,12 @@ def entry_of(row: Row) -> Entry:
 
 
 def entry_values(entry: Entry) -> tuple[Any, ...]:
-    """Write an entry, in the order of INSERT_ENTRY's parameters after the account's key."""
+    """Write an entry, in the order of ENTRIES' columns after the account's key."""
     return (
         entry.sequence,
-        entry.kind.value,
-        entry.debit.value,
-        entry.credit.value,
+        entry.kind,
+        entry.debit,
+        entry.credit,
         entry.amount,
         entry.posted_after,
         entry.grant_id,
@@ -391,7 +433,7 @@ def operation_of(row: Row) -> RecordedOperation:
 
 
 def operation_values(operation: RecordedOperation) -> tuple[Any, ...]:
-    """Write an answered operation, in the order of INSERT_OPERATION's after the account's key."""
+    """Write an answered operation, in the order of OPERATIONS' columns after the account's key."""
     answer = operation.answer
     refused = isinstance(answer, Refusal)
     return (
@@ -408,7 +450,7 @@ def mode_change_of(account_id: str, row: Row) -> ModeChange:
     stored = row["receipt"]
     return ModeChange(
         mode_epoch=row["mode_epoch"],
-        billing_mode=BillingMode(row["billing_mode"]),
+        billing_mode=_MODES[row["billing_mode"]],
         plan_id=row["plan_id"],
         entry_sequence=row["entry_sequence"],
         posted=row["posted"],
@@ -420,10 +462,10 @@ def mode_change_of(account_id: str, row: Row) -> ModeChange:
 
 
 def mode_change_values(change: ModeChange) -> tuple[Any, ...]:
-    """Write a change of mode, in the order of INSERT_MODE_CHANGE's after the account's key."""
+    """Write a change of mode, in the order of MODE_CHANGES' columns after the account's key."""
     return (
         change.mode_epoch,
-        change.billing_mode.value,
+        change.billing_mode,
         change.plan_id,
         change.entry_sequence,
         change.posted,
@@ -441,7 +483,7 @@ def usage_key_of(row: Row) -> UsageKey:
         model=row["model"],
         provider=row["provider"],
         key=row["key"],
-        funding=Funding(row["funding"]),
+        funding=_FUNDINGS[row["funding"]],
     )
 
 
@@ -452,7 +494,7 @@ def usage_sum_of(row: Row) -> UsageSum:
         vendor_cost_nano_usd=row["vendor_cost_nano_usd"],
         charged_nano_credits=row["charged_nano_credits"],
         fee_nano_credits=row["fee_nano_credits"],
-        units=UsageUnits(*(row[name] for name in UsageUnits.__slots__)),
+        units=UsageUnits(*(row[name] for name in UsageUnits._fields)),
     )
 
 
@@ -463,12 +505,12 @@ def usage_values(key: UsageKey, usage: UsageSum) -> tuple[Any, ...]:
         key.model,
         key.provider,
         key.key,
-        key.funding.value,
+        key.funding,
         usage.attempt_count,
         usage.vendor_cost_nano_usd,
         usage.charged_nano_credits,
         usage.fee_nano_credits,
-        *usage.units.counts(),
+        *usage.units,
     )
 
 
@@ -499,24 +541,19 @@ def capture_json(capture: Capture | None) -> str | None:
     """Write a usage; counts of zero are left out."""
     if capture is None:
         return None
-    counts = zip(UsageUnits.__slots__, capture.units.counts(), strict=True)
-    return json.dumps(
-        {
-            "vendor_cost_nano_usd": capture.vendor_cost_nano_usd,
-            "units": {name: count for name, count in counts if count},
-            "basis": capture.basis.value,
-            "delivered": capture.delivered,
-        }
+    counts = zip(UsageUnits._fields, capture.units, strict=True)
+    units = ", ".join([f'"{name}": {count}' for name, count in counts if count])
+    cost = "null" if capture.vendor_cost_nano_usd is None else capture.vendor_cost_nano_usd
+    delivered = "true" if capture.delivered else "false"
+    # Numbers and words only, so nothing needs to be escaped.
+    return (
+        f'{{"vendor_cost_nano_usd": {cost}, "units": {{{units}}}, '
+        f'"basis": "{capture.basis}", "delivered": {delivered}}}'
     )
 
 
 def _parts(grants: list[str], amounts: list[int]) -> tuple[Part, ...]:
     return tuple(Part(*part) for part in zip(grants, amounts, strict=True))
-
-
-def _array(values: Iterable[str | int]) -> str:
-    """Write a PostgreSQL array of ids or numbers, which need no quotes, as its text."""
-    return "{" + ",".join(map(str, values)) + "}"
 
 
 def _receipt_of(account_id: str, row: Row, stored: dict[str, Any]) -> PauseReceipt:

@@ -7,6 +7,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 
 from services.ledger.domain.modes import BillingMode, FallbackConsent
 
@@ -14,6 +15,11 @@ BUCKET_COUNT = 1024
 """Buckets that accounts are spread over: the lane of a batch and the shard of a cluster."""
 
 
+_BUCKETS_KEPT_MAX = 65_536
+"""Accounts whose buckets a process remembers."""
+
+
+@lru_cache(_BUCKETS_KEPT_MAX)
 def bucket_of(account_id: str) -> int:
     """Return the account's bucket: a fixed hash that never changes."""
     digest = hashlib.sha256(account_id.encode()).digest()
@@ -22,7 +28,9 @@ def bucket_of(account_id: str) -> int:
 
 def month_of(time: datetime) -> date:
     """Return the first day of a time's UTC calendar month."""
-    return time.astimezone(UTC).date().replace(day=1)
+    if time.tzinfo is not UTC:
+        time = time.astimezone(UTC)
+    return date(time.year, time.month, 1)
 
 
 @dataclass(slots=True)

@@ -16,8 +16,10 @@ Rules:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from services.ledger.domain.accounts import Account, Grant, GrantKind, spending_order
 from services.ledger.domain.entries import Cause, Entry, EntryKind, Income, SubLedger
@@ -41,8 +43,7 @@ _TOTALS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """
     What one grant gives to a hold or a charge.
 
@@ -55,8 +56,7 @@ class Part:
     amount: int
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(NamedTuple):
     """
     Who bore a price, nano-credits.
 
@@ -94,6 +94,7 @@ class Book:
         now: The account's time.
         entries: Entries made since it was opened, in order.
         touched: Ids of the grants changed or made since.
+        made: Ids of those of them that were made.
     """
 
     account: Account
@@ -101,15 +102,16 @@ class Book:
     now: datetime
     entries: list[Entry] = field(default_factory=list)
     touched: set[str] = field(default_factory=set)
+    made: set[str] = field(default_factory=set)
 
     def retire_due(self) -> None:
         """Expire what no hold reserves of every grant that is due."""
-        for grant in self.in_order():
+        for grant in _ordered(g for g in self.grants.values() if g.remaining and g.expire_time):
             self._expire_if_due(grant)
 
     def in_order(self) -> list[Grant]:
         """Return the grants with something left, in the order they are spent."""
-        return sorted((g for g in self.grants.values() if g.remaining), key=spending_order)
+        return _ordered(g for g in self.grants.values() if g.remaining)
 
     def grant(self, grant: Grant, *, kind: EntryKind, cause: Cause) -> None:
         """
@@ -137,7 +139,7 @@ class Book:
             )
         grant.number = self.account.entry_count + 1
         grant.remaining, grant.reserved = 0, 0
-        self.grants[grant.grant_id] = grant
+        self._make(grant)
         self._move(kind, SubLedger.ISSUED, SubLedger.CREDITS, grant.amount, cause, grant=grant)
         self._repay(grant)
 
@@ -251,7 +253,7 @@ class Book:
         absorbed = min(charge.price - price, charge.absorbed)
         if absorbed:
             self._move(kind, income.sub_ledger, SubLedger.ABSORBED, absorbed, cause)
-        charge = replace(charge, absorbed=charge.absorbed - absorbed)
+        charge = charge._replace(absorbed=charge.absorbed - absorbed)
         return self._give_back(kind, charge, charge.price - price, cause, income=income)
 
     def refund(self, charge: Charge, amount: int, *, cause: Cause, income: Income) -> Charge:
@@ -359,8 +361,12 @@ class Book:
             create_time=self.now,
             number=self.account.entry_count + 1,
         )
-        self.grants[grant.grant_id] = grant
+        self._make(grant)
         return grant_id
+
+    def _make(self, grant: Grant) -> None:
+        self.grants[grant.grant_id] = grant
+        self.made.add(grant.grant_id)
 
     def _require(self, amount: int) -> None:
         available = self.account.totals.available
@@ -403,6 +409,8 @@ class Book:
         self._repay(grant)
 
     def _expire_if_due(self, grant: Grant) -> None:
+        if grant.expire_time is None:
+            return
         expiry = grant.expires_at(self.account, self.now)
         if expiry is None or expiry > self.now or not grant.free:
             return
@@ -456,3 +464,11 @@ class Book:
                 create_time=self.now,
             )
         )
+
+
+def _ordered(grants: Iterable[Grant]) -> list[Grant]:
+    """Return grants in the order they are spent; most accounts have one or two."""
+    found = list(grants)
+    if len(found) > 1:
+        found.sort(key=spending_order)
+    return found

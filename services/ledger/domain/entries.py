@@ -8,9 +8,9 @@ meet in one row and one account's books always sum to zero by themselves.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class SubLedger(StrEnum):
@@ -57,8 +57,7 @@ class Income(StrEnum):
         return SubLedger.SPENT if self is Income.WORK else SubLedger.FEES
 
 
-@dataclass(frozen=True, slots=True)
-class Cause:
+class Cause(NamedTuple):
     """
     What stands behind a movement.
 
@@ -77,8 +76,7 @@ class Cause:
     actor: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """
     One movement.
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from services.ledger.domain.money import (
     COST_NANO_USD_MAX,
@@ -44,8 +45,7 @@ class FeeSource(StrEnum):
     INVOICE = "INVOICE"
 
 
-@dataclass(frozen=True, slots=True)
-class FeeTerms:
+class FeeTerms(NamedTuple):
     """
     How one attempt's fee is worked out.
 

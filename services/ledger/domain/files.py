@@ -90,8 +90,10 @@ class Changes:
     What a unit of work adds to a file; the store writes it.
 
     Args:
-        account: True if the account's row changed.
-        requests: Ids of the requests that are new or changed.
+        account: True if the account's settings, plan or period changed.
+        counts: True if only what attempts move of it did.
+        new_requests: Ids of the requests that are new, in order.
+        requests: Ids of others that changed.
         authorizations: New ones.
         settlements: New ones, with their attempt.
         refusals: New ones, by attempt.
@@ -102,6 +104,8 @@ class Changes:
     """
 
     account: bool = False
+    counts: bool = False
+    new_requests: dict[str, None] = field(default_factory=dict)
     requests: set[str] = field(default_factory=set)
     authorizations: list[Authorization] = field(default_factory=list)
     settlements: list[tuple[Authorization, int, Settlement]] = field(default_factory=list)
@@ -124,6 +128,7 @@ class AccountFile:
         created: True if this unit of work makes the account.
         requests: Those asked for, by id.
         attempts: Those asked for: of the current run, and of the claimant that asks.
+        attempts_on: The same by their request's id.
         refusals: Those asked for.
         operations: Those asked for, by request id.
         open_holds: Every open attempt, where asked for.
@@ -137,6 +142,7 @@ class AccountFile:
     created: bool = False
     requests: dict[str, Request] = field(default_factory=dict)
     attempts: dict[AttemptKey, Authorization] = field(default_factory=dict)
+    attempts_on: dict[str, list[Authorization]] = field(default_factory=dict)
     refusals: dict[AttemptKey, RecordedRefusal] = field(default_factory=dict)
     operations: dict[str, RecordedOperation] = field(default_factory=dict)
     open_holds: list[tuple[str, int]] = field(default_factory=list)
@@ -152,27 +158,40 @@ class AccountFile:
         """Return the attempts of a request's current run, in order."""
         found = [
             attempt
-            for attempt in self.attempts.values()
-            if attempt.request_id == request.request_id and attempt.run == request.run
+            for attempt in self.attempts_on.get(request.request_id, ())
+            if attempt.run == request.run
         ]
-        return sorted(found, key=lambda attempt: attempt.sequence)
+        if len(found) > 1:
+            found.sort(key=lambda attempt: attempt.sequence)
+        return found
 
     def put_request(self, request: Request) -> None:
         """Keep a request that is new or changed."""
-        self.requests[request.request_id] = request
-        self.changes.requests.add(request.request_id)
+        request_id = request.request_id
+        if request_id not in self.requests:
+            self.changes.new_requests[request_id] = None
+        elif request_id not in self.changes.new_requests:
+            self.changes.requests.add(request_id)
+        self.requests[request_id] = request
+
+    def put_attempt(self, attempt: Authorization) -> None:
+        """Keep an authorization that is on record; once is enough."""
+        key = (attempt.request_id, attempt.claimant, attempt.sequence)
+        if key not in self.attempts:
+            self.attempts[key] = attempt
+            self.attempts_on.setdefault(attempt.request_id, []).append(attempt)
 
     def add_attempt(self, attempt: Authorization) -> None:
         """Keep a new authorization."""
-        self.attempts[attempt.request_id, attempt.claimant, attempt.sequence] = attempt
+        self.put_attempt(attempt)
         self.changes.authorizations.append(attempt)
-        self.changes.account = True
+        self.changes.counts = True
 
     def add_settlement(self, attempt: Authorization, settlement: Settlement) -> None:
         """Keep a new settlement of an attempt."""
         attempt.settlements.append(settlement)
         self.changes.settlements.append((attempt, len(attempt.settlements), settlement))
-        self.changes.account = True
+        self.changes.counts = True
 
     def add_refusal(self, key: AttemptKey, recorded: RecordedRefusal) -> None:
         """Keep a refused attempt."""
@@ -197,4 +216,5 @@ class AccountFile:
 
     def add_usage(self, key: UsageKey, usage: UsageSum) -> None:
         """Add to the usage sums; counts may be below zero, to take back."""
-        self.changes.usage[key] = self.changes.usage.get(key, UsageSum()).plus(usage)
+        known = self.changes.usage.get(key)
+        self.changes.usage[key] = usage if known is None else known.plus(usage)

@@ -16,6 +16,7 @@ Rules, in order:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from services.ledger.domain.modes import (
     BillingMode,
@@ -55,8 +56,7 @@ REMEDIES = {
 """What a person can do, by why the own key does not serve."""
 
 
-@dataclass(frozen=True, slots=True)
-class FundingRequest:
+class FundingRequest(NamedTuple):
     """
     What a decision depends on.
 

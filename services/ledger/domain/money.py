@@ -11,7 +11,7 @@ Rules:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 NANO = 1_000_000_000
 PARTS_PER_MILLION = 1_000_000
@@ -41,8 +41,7 @@ def divide_half_even(numerator: int, denominator: int) -> int:
     return quotient
 
 
-@dataclass(frozen=True, slots=True)
-class PriceTerms:
+class PriceTerms(NamedTuple):
     """
     How a vendor cost becomes a credit price, pinned when an attempt is authorized.
 

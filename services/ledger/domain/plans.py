@@ -11,6 +11,8 @@ from services.ledger.domain.modes import BillingMode, Operation
 from services.ledger.domain.money import COST_NANO_USD_MAX, CREDITS_MAX, PriceTerms
 from services.ledger.errors import ModeNotAllowedError, PlanNotFoundError
 
+SHARED_PART_MAX = 1_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -29,6 +31,8 @@ class Plan:
         monthly_grant_nano_credits: Granted for each month of an account; zero for none.
         overdraft_nano_credits: How far a capture past its hold may take the balance below zero.
         fee: On own-key use; None for none.
+        shared_part_per_million: Largest part of a shared key's minute that one account may use;
+            1,000,000 for no cap.
     """
 
     plan_id: str
@@ -42,6 +46,7 @@ class Plan:
     monthly_grant_nano_credits: int
     overdraft_nano_credits: int
     fee: Fee | None
+    shared_part_per_million: int = SHARED_PART_MAX
 
     @property
     def name(self) -> str:
@@ -75,6 +80,8 @@ class Plan:
             for priced, price in (*self.operation_prices.items(), *self.model_prices.items())
             if not 0 <= price <= CREDITS_MAX
         ]
+        if not 1 <= self.shared_part_per_million <= SHARED_PART_MAX:
+            found.append(f"shared_part_per_million must be 1 to {SHARED_PART_MAX}")
         if not 0 <= self.monthly_grant_nano_credits <= CREDITS_MAX:
             found.append(f"monthly_grant_nano_credits must be 0 to {CREDITS_MAX}")
         if not found and self._dearest() > CREDITS_MAX:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from services.ledger.domain.accounts import month_of
 from services.ledger.domain.book import Charge, Part
@@ -69,8 +70,7 @@ class UsageBasis(StrEnum):
     ESTIMATED = "ESTIMATED"
 
 
-@dataclass(frozen=True, slots=True)
-class PriceRow:
+class PriceRow(NamedTuple):
     """
     The provider's price by which a vendor cost was worked out.
 
@@ -85,8 +85,7 @@ class PriceRow:
     price_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Capture:
+class Capture(NamedTuple):
     """
     What an attempt used.
 
@@ -103,8 +102,7 @@ class Capture:
     delivered: bool
 
 
-@dataclass(frozen=True, slots=True)
-class RequestEnd:
+class RequestEnd(NamedTuple):
     """
     The end of a request.
 
@@ -117,8 +115,7 @@ class RequestEnd:
     outcome: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """
     How an attempt was settled.
 

@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import date
-from operator import add, attrgetter, sub
+from operator import add, sub
+from typing import NamedTuple
 
 from services.ledger.domain.modes import Funding
 
@@ -14,8 +13,7 @@ UNIT_COUNT_MAX = 10**15
 """Most units of one kind that one attempt can have used; more is a malformed count."""
 
 
-@dataclass(frozen=True, slots=True)
-class UsageUnits:
+class UsageUnits(NamedTuple):
     """Units by the provider's count, each 0 to UNIT_COUNT_MAX."""
 
     input_token_count: int = 0
@@ -29,22 +27,14 @@ class UsageUnits:
 
     def plus(self, other: UsageUnits) -> UsageUnits:
         """Return the sum."""
-        return UsageUnits(*map(add, _counts(self), _counts(other)))
+        return UsageUnits(*map(add, self, other))
 
     def minus(self, other: UsageUnits) -> UsageUnits:
         """Return the difference, whose counts may be below zero."""
-        return UsageUnits(*map(sub, _counts(self), _counts(other)))
-
-    def counts(self) -> tuple[int, ...]:
-        """Return the counts in the order of the fields."""
-        return _counts(self)
+        return UsageUnits(*map(sub, self, other))
 
 
-_counts: Callable[[UsageUnits], tuple[int, ...]] = attrgetter(*UsageUnits.__slots__)
-
-
-@dataclass(frozen=True, slots=True)
-class UsageKey:
+class UsageKey(NamedTuple):
     """
     What usage is summed by.
 
@@ -63,8 +53,7 @@ class UsageKey:
     funding: Funding
 
 
-@dataclass(frozen=True, slots=True)
-class UsageSum:
+class UsageSum(NamedTuple):
     """
     Usage summed.
 

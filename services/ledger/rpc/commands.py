@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from operator import attrgetter
 
 from google.protobuf.message import Message
 from ownkey.ledger.v1 import authorization_pb2 as pb
@@ -28,7 +30,8 @@ from services.ledger.usecases.commands import (
     SettleTerms,
 )
 from services.shared.errors import InvalidArgumentError
-from services.shared.ids import parse_uuid
+
+_counts: Callable[[pb.UsageUnits], tuple[int, ...]] = attrgetter(*UsageUnits._fields)
 
 BATCH_MAX = 256
 FINGERPRINT_BYTES = 32
@@ -47,7 +50,7 @@ def authorize_command(message: pb.AuthorizeRequest) -> AuthorizeCommand:
         raise InvalidArgumentError.of("own_key", "must be set when own_key_state is READY")
     return AuthorizeCommand(
         account_id=account_id,
-        request_id=parse_uuid(message.request_id, "request_id"),
+        request_id=parse.request_id(message.request_id),
         claimant=parse.claimant(message.claimant),
         sequence=_sequence(message.sequence, "sequence"),
         fingerprint=message.fingerprint,
@@ -74,7 +77,7 @@ def renew_command(message: pb.RenewRequest) -> RenewCommand:
     checkpoint = message.checkpoint if message.HasField("checkpoint") else None
     return RenewCommand(
         account_id=parse.account_id(message.account),
-        request_id=parse_uuid(message.request_id, "request_id"),
+        request_id=parse.request_id(message.request_id),
         claimant=parse.claimant(message.claimant),
         sequence=_sequence(message.sequence, "sequence"),
         checkpoint=_capture(checkpoint, "checkpoint") if checkpoint is not None else None,
@@ -87,7 +90,7 @@ def capture_command(message: pb.CaptureRequest) -> SettleCommand:
         raise InvalidArgumentError.of("capture", "must be set")
     return SettleCommand(
         account_id=parse.account_id(message.account),
-        request_id=parse_uuid(message.request_id, "request_id"),
+        request_id=parse.request_id(message.request_id),
         claimant=parse.claimant(message.claimant),
         terms=SettleTerms(
             sequence=_sequence(message.sequence, "sequence"),
@@ -105,7 +108,7 @@ def release_command(message: pb.ReleaseRequest) -> SettleCommand:
         raise InvalidArgumentError.of("release", "must be set")
     return SettleCommand(
         account_id=parse.account_id(message.account),
-        request_id=parse_uuid(message.request_id, "request_id"),
+        request_id=parse.request_id(message.request_id),
         claimant=parse.claimant(message.claimant),
         terms=SettleTerms(
             sequence=_sequence(message.sequence, "sequence"),
@@ -193,13 +196,13 @@ def _capture(message: pb.CaptureTerms, field: str) -> Capture:
     if message.HasField("vendor_cost_nano_usd"):
         cost = _cost(message.vendor_cost_nano_usd, f"{field}.vendor_cost_nano_usd")
     units = message.units
-    counts = {name: getattr(units, name) for name in UsageUnits.__slots__}
-    if min(counts.values()) < 0 or max(counts.values()) > UNIT_COUNT_MAX:
-        for name, count in counts.items():
+    counts = _counts(units)
+    if min(counts) < 0 or max(counts) > UNIT_COUNT_MAX:
+        for name, count in zip(UsageUnits._fields, counts, strict=True):
             parse.bounded(count, f"{field}.units.{name}", low=0, high=UNIT_COUNT_MAX)
     return Capture(
         vendor_cost_nano_usd=cost,
-        units=UsageUnits(**counts),
+        units=UsageUnits(*counts),
         basis=parse.word(UsageBasis, pb.UsageBasis, message.basis, f"{field}.basis"),
         delivered=message.delivered,
     )

@@ -14,7 +14,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.ledger.domain.money import CREDITS_MAX
 from services.shared.errors import InvalidArgumentError
-from services.shared.names import ACCOUNT, ResourceName
+from services.shared.ids import parse_uuid
+from services.shared.names import ACCOUNT, ID_PATTERN, ResourceName
 
 PLAN = ResourceName("plans/{plan}")
 KEY = ResourceName("accounts/{account}/keys/{key}")
@@ -22,6 +23,8 @@ AUTHORIZATION = ResourceName("accounts/{account}/authorizations/{authorization}"
 
 TEXT_MAX = 200
 
+_ACCOUNT = re.compile(rf"accounts/({ID_PATTERN})")
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _CLAIMANT = re.compile(r"[a-z0-9-]{16,64}")
 _ATTEMPT = re.compile(
     r"r([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})-([0-9]{1,9})-([0-9]{1,2})"
@@ -32,7 +35,14 @@ E = TypeVar("E", bound=StrEnum)
 
 def account_id(text: str, field: str = "account") -> str:
     """Read the id out of `accounts/{account}`."""
-    return ACCOUNT.parse(text, field)["account"]
+    match = _ACCOUNT.fullmatch(text)
+    # The same pattern; what does not follow it is told why.
+    return match[1] if match is not None else ACCOUNT.parse(text, field)["account"]
+
+
+def request_id(text: str, field: str = "request_id") -> str:
+    """Read a caller's id: nearly all are in their canonical form already."""
+    return text if _UUID.fullmatch(text) is not None else parse_uuid(text, field)
 
 
 def word(words: type[E], enum: Any, number: int, field: str) -> E:

@@ -121,6 +121,7 @@ class Attempts:
                 queued.command.account_id,
                 request_id=queued.command.request_id,
                 claimant=queued.command.claimant,
+                refusals=isinstance(queued.command, AuthorizeCommand),
                 key=_own_key(queued.command),
             )
             for queued in batch

@@ -55,11 +55,13 @@ class Granted:
         attempt: The authorization.
         request: Its request.
         settled: The settled previous attempt, if the command carried its settlement.
+        shared_part_per_million: What the plan lets one account use of a shared key's minute.
     """
 
     attempt: Authorization
     request: Request
     settled: Authorization | None
+    shared_part_per_million: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,8 @@ def authorize(
         != (command.fingerprint, command.fingerprint_version)
     ):
         raise RequestIdReusedError(command.request_id)
-    repeated = _repeated(file, command)
+    plan = plans.get(file.account.plan_id)
+    repeated = _repeated(file, command, plan)
     if repeated is not None:
         return repeated
     if request is not None and request.claimant != command.claimant:
@@ -107,7 +110,6 @@ def authorize(
             return Recorded(request, file.run_of(request))
     _check_sequence(file, request, command)
     settled = _settle_previous(file, command)
-    plan = plans.get(file.account.plan_id)
     claim = _claim(file, request, command, lease=lease)
     try:
         plans.require_mode(plan, file.account.billing_mode)
@@ -120,10 +122,10 @@ def authorize(
         held, spent = attempt.budgeted()
         file.add_to_budget(attempt.budget_id, held=held, spent=spent)
     file.put_request(claim)
-    return Granted(attempt, claim, settled)
+    return Granted(attempt, claim, settled, plan.shared_part_per_million)
 
 
-def _repeated(file: AccountFile, command: AuthorizeCommand) -> Granted | None:
+def _repeated(file: AccountFile, command: AuthorizeCommand, plan: Plan) -> Granted | None:
     """Answer a repeat of the same attempt by the same claimant as the first time."""
     key = (command.request_id, command.claimant, command.sequence)
     attempt, refused = file.attempts.get(key), file.refusals.get(key)
@@ -135,7 +137,8 @@ def _repeated(file: AccountFile, command: AuthorizeCommand) -> Granted | None:
     if attempt is None:
         return None
     request = file.requests[command.request_id]
-    return Granted(attempt, request, _settle_previous(file, command))
+    settled = _settle_previous(file, command)
+    return Granted(attempt, request, settled, plan.shared_part_per_million)
 
 
 def _check_sequence(file: AccountFile, request: Request | None, command: AuthorizeCommand) -> None:

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from services.ledger.domain.modes import Operation, OwnKeyState, Source
 from services.ledger.domain.requests import Capture, PriceRow, RequestEnd
 
 
-@dataclass(frozen=True, slots=True)
-class OwnKeyTerms:
+class OwnKeyTerms(NamedTuple):
     """
     What an own key's attempt may cost.
 
@@ -31,8 +30,7 @@ class OwnKeyTerms:
     monthly_limit_nano_usd: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class CreditTerms:
+class CreditTerms(NamedTuple):
     """
     What an attempt on credits may cost.
 
@@ -45,8 +43,7 @@ class CreditTerms:
     worst_case_nano_usd: int
 
 
-@dataclass(frozen=True, slots=True)
-class SettleTerms:
+class SettleTerms(NamedTuple):
     """
     How an attempt is settled.
 
@@ -63,8 +60,7 @@ class SettleTerms:
     outcome: str
 
 
-@dataclass(frozen=True, slots=True)
-class AuthorizeCommand:
+class AuthorizeCommand(NamedTuple):
     """
     Authorize, as in the proto of the same name.
 
@@ -89,8 +85,7 @@ class AuthorizeCommand:
     dry_run: bool
 
 
-@dataclass(frozen=True, slots=True)
-class RenewCommand:
+class RenewCommand(NamedTuple):
     """Renew, as in the proto of the same name."""
 
     account_id: str
@@ -100,8 +95,7 @@ class RenewCommand:
     checkpoint: Capture | None
 
 
-@dataclass(frozen=True, slots=True)
-class SettleCommand:
+class SettleCommand(NamedTuple):
     """Capture or Release, as in the protos of those names."""
 
     account_id: str

@@ -17,7 +17,7 @@ import contextvars
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from services.ledger.domain.accounts import bucket_of
 from services.ledger.usecases.commands import AttemptCommand
@@ -47,8 +47,7 @@ class LaneLimits:
     one_bucket: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Queued:
+class Queued(NamedTuple):
     """
     A command in a batch.
 
@@ -78,7 +77,10 @@ def require_time(call: Call | None) -> None:
         DeadlineTooShortError: If it has passed.
     """
     if call is not None and call.time_remaining() <= 0:
-        message = "the deadline passed while the account was busy; nothing was changed, try again"
+        message = (
+            "the deadline passed while the account was busy; try again with the same request id, "
+            "which finds the outcome if there is one"
+        )
         raise DeadlineTooShortError(message)
 
 
@@ -116,7 +118,7 @@ class _Reply(Generic[T]):
     __slots__ = ("_missing", "_outcomes", "done")
 
     def __init__(self, count: int) -> None:
-        self._outcomes: dict[int, T | ServiceError] = {}
+        self._outcomes: list[Any] = [None] * count
         self._missing = count
         self.done: asyncio.Future[list[T | ServiceError]] = (
             asyncio.get_running_loop().create_future()
@@ -126,16 +128,15 @@ class _Reply(Generic[T]):
         self._outcomes[index] = outcome
         self._missing -= 1
         if not self._missing and not self.done.done():
-            self.done.set_result([self._outcomes[i] for i in range(len(self._outcomes))])
+            self.done.set_result(self._outcomes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Place(Generic[T]):
+class _Place(NamedTuple, Generic[T]):
     """A command in the queue, and where its outcome goes."""
 
     queued: Queued
     reply: _Reply[T]
-    index: int
+    number: int
 
 
 class _Lane(Generic[T]):
@@ -156,7 +157,7 @@ class _Lane(Generic[T]):
                 "shortly with the same request id"
             )
             fault = OverloadedError(message, retry_after_seconds=SHED_RETRY_SECONDS)
-            place.reply.set(place.index, fault)
+            place.reply.set(place.number, fault)
             return
         queue = bucket if self._limits.one_bucket else 0
         self._queues.setdefault(queue, deque()).append(place)
@@ -173,7 +174,7 @@ class _Lane(Generic[T]):
                 if batch:
                     outcomes = await self._run([place.queued for place in batch])
                     for place, outcome in zip(batch, outcomes, strict=True):
-                        place.reply.set(place.index, outcome)
+                        place.reply.set(place.number, outcome)
         finally:
             self._task = None
 
@@ -189,7 +190,7 @@ class _Lane(Generic[T]):
             try:
                 place.queued.require_time()
             except DeadlineTooShortError as fault:
-                place.reply.set(place.index, fault)
+                place.reply.set(place.number, fault)
             else:
                 batch.append(place)
         if queue:

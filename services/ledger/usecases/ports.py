@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from services.ledger.domain.accounts import Account
 from services.ledger.domain.entries import Entry
@@ -21,8 +21,7 @@ class UnitRefusedError(Exception):
     """The database refused what a unit of work wrote: a bug, or one poisoned item among many."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """
     What a unit of work needs of one account.
 
@@ -30,6 +29,7 @@ class Wanted:
         account_id: The account.
         request_id: A caller's request, with its attempts; empty for none.
         claimant: Whose attempts on it are needed besides those of its current run.
+        refusals: True if that claimant's refusals on it are needed.
         key: Resource name of an own key whose month is needed; empty for none.
         operation_id: Request id of an operation; empty for none.
         open_holds: True if every open attempt is needed.
@@ -39,6 +39,7 @@ class Wanted:
     account_id: str
     request_id: str = ""
     claimant: str = ""
+    refusals: bool = False
     key: str = ""
     operation_id: str = ""
     open_holds: bool = False
@@ -88,7 +89,8 @@ class LedgerStore(Protocol):
 
         Args:
             wanted: What it needs; accounts there are none of are missing from the files.
-            work: Gets the locked files by account id; may be called again on fresh ones.
+            work: Gets the locked files by account id; may be called again on fresh ones, also when
+                its first writes are on record already: it finds them there by their ids.
 
         Raises:
             UnitRefusedError: If the database refused what was written; nothing of it stays.
@@ -177,4 +179,8 @@ class LedgerReader(Protocol):
 
     async def violations(self, account_ids: Sequence[str]) -> list[Violation]:
         """Return the invariants that do not hold for these accounts, each by its first row."""
+        ...
+
+    async def strays(self, buckets: range) -> list[Violation]:
+        """Return what lies in these buckets and belongs to no account."""
         ...

@@ -6,7 +6,7 @@ recorded order, whatever the plan says today.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from services.ledger.domain.entries import Entry
 from services.ledger.domain.files import AccountFile
@@ -72,8 +72,8 @@ def refund(
             message, metadata={"authorization": name, "left_nano_credits": str(left)}
         )
     before = len(file.book.entries)
-    cause = replace(attempt.cause, reason=command.reason, actor=actor)
+    cause = attempt.cause._replace(reason=command.reason, actor=actor)
     charge = file.book.refund(settlement.charge, amount, cause=cause, income=attempt.income)
     refunded = settlement.refunded + amount
-    record_settlement(file, attempt, replace(settlement, charge=charge, refunded=refunded))
+    record_settlement(file, attempt, settlement._replace(charge=charge, refunded=refunded))
     return attempt, file.book.entries[before:]

@@ -6,11 +6,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+from services.ledger.domain.accounts import BUCKET_COUNT
 from services.ledger.errors import AccountNotFoundError
 from services.ledger.usecases.chain import Chains
 from services.ledger.usecases.ports import LedgerReader, Violation
 
 PAGE_ACCOUNTS = 100
+BUCKETS_AT_ONCE = 128
 VIOLATIONS_SHOWN_MAX = 1000
 
 
@@ -56,7 +58,18 @@ async def verify(
         found_count += len(found)
         shown = tuple(found[:VIOLATIONS_SHOWN_MAX])
         yield Progress(verified, total, shown, found_count, done=False)
-    yield Progress(verified, total, (), found_count, done=True)
+    strays = [] if account_id is not None else await _strays(reader)
+    found_count += len(strays)
+    shown = tuple(strays[:VIOLATIONS_SHOWN_MAX])
+    yield Progress(verified, total, shown, found_count, done=True)
+
+
+async def _strays(reader: LedgerReader) -> list[Violation]:
+    """Return what belongs to no account, a range of buckets at a time."""
+    found: list[Violation] = []
+    for first in range(0, BUCKET_COUNT, BUCKETS_AT_ONCE):
+        found += await reader.strays(range(first, first + BUCKETS_AT_ONCE))
+    return found
 
 
 async def _pages(reader: LedgerReader, account_id: str | None) -> AsyncIterator[list[str]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from ownkey.ledger.v1 import authorization_pb2 as pb
+from ownkey.ledger.v1 import usage_pb2
 
 from services.shared.status import read_status
 from tests.support.ledger import consistent, running_ledger
@@ -59,3 +60,24 @@ async def test_a_full_lane_refuses_with_a_time_to_wait(tmp_path: Path, ledger_ds
         assert len(granted) == 2
         assert {status.reason for status in refused} == {"OVERLOADED"}
         assert all(status.retry_after_seconds for status in refused)
+
+
+@pytest.mark.requirement("L10", "L13")
+async def test_names_with_quotes_and_backslashes_are_kept_as_they_are(
+    tmp_path: Path, ledger_dsn: str
+) -> None:
+    models = ['acme/say "hi"', "acme/back\\slash", 'acme/","', "acme/{x}", "acme/null"]
+    async with running_ledger(tmp_path, ledger_dsn) as books:
+        account = await books.account("null", owns=100_000)
+        runs = [books.run(account) for _ in models]
+        requests = [run.authorize_request() for run in runs]
+        for request, model in zip(requests, models, strict=True):
+            request.credits.price.model = model
+        answer = await books.router.BatchAuthorize(pb.BatchAuthorizeRequest(requests=requests))
+        granted = [result.response.granted for result in answer.results]
+        assert [one.price.model for one in granted] == models
+        for run in runs:
+            await run.capture(1, end=pb.RequestEnd(succeeded=True))
+        usage = await books.backend.GetUsage(usage_pb2.GetUsageRequest(account=account))
+        assert sorted(row.model for row in usage.rows) == sorted(models)
+        assert await consistent(books)

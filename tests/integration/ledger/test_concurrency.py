@@ -9,10 +9,12 @@ from pathlib import Path
 import asyncpg
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
+from ownkey.ledger.v1 import account_pb2, usage_pb2
 from ownkey.ledger.v1 import authorization_pb2 as pb
 
 from services.shared.status import from_rpc_error, read_status
-from tests.support.ledger import Run, RunningLedger, consistent, refused, running_ledger
+from tests.support.ledger import Run, RunningLedger, consistent, refused, request_id, running_ledger
 
 
 async def held(run: Run, *, worst_case: int) -> bool:
@@ -141,4 +143,64 @@ async def test_two_ledgers_on_one_database_are_one_ledger(
 
         await asyncio.gather(*(work(number) for number in range(60)))
         assert (await other.balance(account)).posted_nano_credits == 1400
+    assert await consistent(books)
+
+
+@pytest.mark.requirement("L3")
+async def test_of_a_thousand_at_once_on_two_ledgers_credits_for_ten_admit_exactly_ten(
+    tmp_path: Path, books: RunningLedger
+) -> None:
+    account = await books.account(owns=1099)
+    async with running_ledger(tmp_path / "second", books.dsn) as other:
+        runs = [books.run(account) for _ in range(1000)]
+        for run in runs[::2]:
+            run.stub = other.router
+        granted = await asyncio.gather(*(held(run, worst_case=100) for run in runs))
+    assert sum(granted) == 10
+    balance = await books.balance(account)
+    assert (balance.reserved_nano_credits, balance.available_nano_credits) == (1000, 99)
+    assert await consistent(books)
+
+
+@pytest.mark.requirement("L1", "L6", "L13")
+async def test_plans_changed_under_load_bill_each_request_to_one_side(
+    books: RunningLedger,
+) -> None:
+    account = await books.account(owns=100_000, plan="overdraft-fee")
+    plans = {"overdraft-fee": "OWN_KEY_FIRST", "credits-only": "CREDITS"}
+
+    async def change() -> None:
+        for plan, mode in list(plans.items()) * 5:
+            await books.backend.UpdateAccount(
+                account_pb2.UpdateAccountRequest(
+                    request_id=request_id(),
+                    account=account_pb2.Account(name=account, plan=f"plans/{plan}"),
+                    update_mask=FieldMask(paths=["plan"]),
+                    billing_mode=account_pb2.BillingMode.Value(f"BILLING_MODE_{mode}"),
+                )
+            )
+
+    async def request() -> tuple[int, int, int]:
+        run = books.run(account)
+        granted = (await run.authorize(own_key_state=pb.OWN_KEY_STATE_READY)).granted
+        settled = await run.capture(8)
+        own = granted.funding == pb.FUNDING_OWN_KEY
+        fee = 0 if granted.fee_waived else 4
+        return own, settled.charged_nano_credits, fee if own else 8
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(change())
+        requests = [group.create_task(request()) for _ in range(150)]
+    found = [task.result() for task in requests]
+    assert all(charged == expected for _, charged, expected in found)
+    usage = (await books.backend.GetUsage(usage_pb2.GetUsageRequest(account=account))).rows
+    by_funding = {row.funding: row for row in usage}
+    own = sum(own for own, _, _ in found)
+    counts = {pb.FUNDING_OWN_KEY: own, pb.FUNDING_CREDITS: 150 - own}
+    for funding, count in counts.items():
+        if count:
+            assert by_funding[funding].attempt_count == count
+            assert by_funding[funding].vendor_cost_nano_usd == 8 * count
+    spent = sum(charged for _, charged, _ in found)
+    assert (await books.balance(account)).posted_nano_credits == 100_000 - spent
     assert await consistent(books)

@@ -228,6 +228,26 @@ class TestPlans:
         assert response.account.mode_epoch == 1
 
 
+@pytest.mark.requirement("R10", "L1")
+class TestPartOfSharedKeys:
+    """What a plan lets one account use of a shared key's minute goes with each grant on credits."""
+
+    @pytest.mark.parametrize(("plan", "part"), [("credits-only", 250_000), ("even", 1_000_000)])
+    async def test_a_grant_on_credits_names_it(
+        self, books: RunningLedger, plan: str, part: int
+    ) -> None:
+        run = books.run(await books.account(owns=100, plan=plan))
+        response = await run.authorize()
+        assert response.granted.funding == pb.FUNDING_CREDITS
+        assert response.shared_part_per_million == part
+
+    async def test_a_grant_on_an_own_key_does_not(self, books: RunningLedger) -> None:
+        run = books.run(await books.account(owns=100, plan="marked-up"))
+        response = await run.authorize(own_key_state=READY)
+        assert response.granted.funding == pb.FUNDING_OWN_KEY
+        assert response.shared_part_per_million == 0
+
+
 @pytest.mark.requirement("L13")
 async def test_modes_switched_under_load_bill_each_request_to_one_side(
     books: RunningLedger,

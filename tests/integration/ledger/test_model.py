@@ -2,26 +2,28 @@
 """
 The ledger against an independent model in plain Python that predicts every reply.
 
-The model knows neither grants nor entries: only what a person would reckon with on paper. After
-each run the ledger proves its own invariants.
+The model reckons as a person would on paper, see `tests/support/ledger_paper.py`. After each step
+the balance is compared and the ledger proves its own invariants.
 """
 
 from __future__ import annotations
 
 import asyncio
+import copy
 import itertools
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import grpc.aio
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
-from hypothesis import HealthCheck, settings
+from google.protobuf.timestamp_pb2 import Timestamp
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -35,7 +37,12 @@ from hypothesis.stateful import (
 from ownkey.ledger.v1 import account_pb2, grant_pb2, verification_pb2
 from ownkey.ledger.v1 import authorization_pb2 as pb
 
+from services.ledger.adapters.retention import PostgresRetention
+from services.ledger.domain.requests import RETENTION_DAYS_MIN
+from services.ledger.usecases.retention import Retention
+from services.shared.postgres import Database
 from services.shared.status import from_rpc_error, read_status
+from tests.support.clock import ManualClock, RestingClock
 from tests.support.ledger import (
     Run,
     RunningLedger,
@@ -45,136 +52,38 @@ from tests.support.ledger import (
     running_ledger,
     told,
 )
+from tests.support.ledger_paper import (
+    ALLOWED,
+    CONSENTS,
+    MODES,
+    NEEDS,
+    Held,
+    Paper,
+    months_later,
+    now,
+)
+from tests.support.ledger_time import months_pass
 
-OVERDRAFT = 50
-MODES = ("CREDITS", "OWN_KEY_FIRST", "OWN_KEY_ONLY")
+EXAMPLES, STEPS = 8, 25
 SOURCES = ("AUTO", "OWN_KEY", "CREDITS")
-CONSENTS = ("NEVER", "RATE_LIMIT", "KEY_FAILURE", "ANY")
-NEEDS = {"COOLING": 1, "REJECTED": 2, "NO_CREDIT": 2, "PROVIDER_FAILED": 3, "LIMIT_REACHED": 3}
 STATES = ("READY", "NONE_STORED", "DISABLED", "UNKNOWN", *NEEDS)
 AMOUNTS = st.integers(0, 300)
-PLANS = ("overdraft", "overdraft-fee", "overdraft-invoice")
 LIMITS = st.sampled_from((None, 300, 900))
+FORGOTTEN_AFTER_MONTHS = 14
+"""More than the 400 days that requests are kept."""
 
 
 @dataclass
 class Attempt:
-    """What the model knows of an attempt that was granted."""
+    """An attempt on the ledger and on paper."""
 
     run: Run
     name: str
-    funding: str
-    held: int
-    worst_case: int
-    free: bool
-    settled: tuple[str, int] | None = None
-    paid: int = 0
+    paper: Held
+    asked: tuple[str, int] | None = None
     answer: Any = None
-
-
-@dataclass
-class Paper:
-    """The account as reckoned on paper."""
-
-    plan: str
-    mode: str = "CREDITS"
-    consent: str = "ANY"
-    posted: int = 0
-    reserved: int = 0
-    issued: int = 0
-    spent: int = 0
-    absorbed: int = 0
-    fees: int = 0
-    invoiced: int = 0
-    free: int = 0
-    budget: int = 0
-    epoch: int = 1
-
-    def __post_init__(self) -> None:
-        self.free = 2 if self.plan == "overdraft-fee" else 0
-
-    def fee(self, cost: int) -> int:
-        """Return the fee on an attempt that is not free."""
-        if self.plan == "overdraft-fee":
-            return min(90, round(Fraction(cost, 2)))
-        return round(Fraction(cost, 4)) if self.plan == "overdraft-invoice" else 0
-
-    def holds(self, who: str, worst_case: int) -> int:
-        """Return what an attempt holds in credits."""
-        if who != "OWN_KEY":
-            return worst_case
-        return self.fee(worst_case) if self.plan == "overdraft-fee" and not self.free else 0
-
-    def decide(
-        self, source: str, state: str, *, always_use: bool, worst_case: int, limit: int | None
-    ) -> str:
-        """Return who pays (own key, credits, fallback) or the reason of the refusal."""
-        who = self._who(source, state, always_use=always_use)
-        if who not in {"OWN_KEY", "CREDITS", "FALLBACK"}:
-            return who
-        if who == "OWN_KEY" and limit is not None and self.budget + worst_case > limit:
-            return "OWN_KEY_LIMIT_REACHED"
-        needed = self.holds(who, worst_case)
-        if needed and needed > self.posted - self.reserved:
-            return "INSUFFICIENT_CREDITS"
-        return who
-
-    def _who(self, source: str, state: str, *, always_use: bool) -> str:
-        if source == "CREDITS" or (self.mode, source) == ("CREDITS", "AUTO"):
-            return "CREDITS"
-        if self.mode == "CREDITS":
-            return "SOURCE_NOT_ALLOWED"
-        if state in {"UNKNOWN", "READY"}:
-            return {"UNKNOWN": "OWN_KEYS_UNKNOWN", "READY": "OWN_KEY"}[state]
-        if source == "OWN_KEY" or self.mode == "OWN_KEY_ONLY":
-            return "NO_USABLE_OWN_KEY"
-        if state not in NEEDS:
-            return "CREDITS"
-        allowed = CONSENTS.index(self.consent) >= NEEDS[state] and not always_use
-        return "FALLBACK" if allowed else "FALLBACK_NOT_ALLOWED"
-
-    def settle(self, attempt: Attempt, cost: int, *, billed: bool, delivered: bool) -> Any:
-        """Settle an attempt; return what the customer pays and what the house bears."""
-        if attempt.funding == "CREDITS":
-            paid = self.charge(attempt.held, cost if delivered else 0)
-            self.spent += sum(paid)
-            return paid
-        self.budget += (cost if billed else 0) - attempt.worst_case
-        self.free += attempt.free and not delivered
-        fee = self.fee(cost) if delivered and not attempt.free else 0
-        self.fees += fee
-        if self.plan == "overdraft-invoice":
-            self.invoiced += fee
-            return fee, 0
-        return self.charge(attempt.held, fee)
-
-    def refund(self, attempt: Attempt, amount: int) -> str:
-        """Refund a charge; return the reason of the refusal, empty if it is done."""
-        if attempt.settled is None or attempt.settled[0] == "release":
-            return "CHARGE_NOT_REFUNDABLE"
-        if amount > attempt.paid:
-            return "REFUND_EXCEEDS_CHARGE"
-        attempt.paid -= amount
-        if attempt.funding == "CREDITS":
-            self.spent -= amount
-        else:
-            self.fees -= amount
-        if attempt.funding == "OWN_KEY" and self.plan == "overdraft-invoice":
-            self.invoiced -= amount
-        else:
-            self.posted += amount
-        return ""
-
-    def charge(self, held: int, price: int) -> tuple[int, int]:
-        """Settle a hold of credits; return what the customer pays and what the house bears."""
-        self.reserved -= held
-        by_hold = min(held, price)
-        # Past the hold comes what is free, then what is left of the overdraft.
-        most = self.posted - by_hold - self.reserved + OVERDRAFT
-        paid = by_hold + min(price - by_hold, most)
-        self.posted -= paid
-        self.absorbed += price - paid
-        return paid, price - paid
+    ended: bool = False
+    gone: bool = False
 
 
 class LedgerThread:
@@ -193,7 +102,7 @@ class LedgerThread:
         """Serve while the block runs."""
         thread = threading.Thread(target=self._loop.run_forever)
         thread.start()
-        running = running_ledger(folder, dsn)
+        running = running_ledger(folder, dsn, clock=RestingClock())
         try:
             self.books = self.call(running.__aenter__())
             yield self
@@ -212,19 +121,24 @@ def machine(  # noqa: C901 - one class of many small rules
     class Machine(RuleBasedStateMachine):
         attempts = Bundle("attempts")
 
-        @initialize(owns=st.integers(0, 500), plan=st.sampled_from(PLANS))
+        @initialize(owns=st.integers(0, 500), plan=st.sampled_from(sorted(ALLOWED)))
         def begin(self, owns: int, plan: str) -> None:
             self.paper = Paper(plan)
-            name = f"model-{next(numbers)}"
-            self.account = ledger.call(ledger.books.account(name, plan=plan))
+            self.granted: list[Attempt] = []
+            self.made_older = False
+            self.account_id = f"model-{next(numbers)}"
+            self.account = ledger.call(ledger.books.account(self.account_id, plan=plan))
+            self.paper.fall_due()
             if owns:
-                self.grant(owns)
+                self.grant(owns, None)
 
-        @rule(amount=st.integers(1, 400))
-        def grant(self, amount: int) -> None:
-            ledger.call(ledger.books.grant(self.account, amount))
-            self.paper.posted += amount
-            self.paper.issued += amount
+        @rule(amount=st.integers(1, 400), months=st.sampled_from((None, 1, 2, 5)))
+        def grant(self, amount: int, months: int | None) -> None:
+            ends = None if months is None else months_later(now(), months)
+            self.paper.fall_due()
+            fields = {} if ends is None else {"expire_time": stamp(ends)}
+            ledger.call(ledger.books.grant(self.account, amount, **fields))
+            self.paper.grant(amount, ends=ends)
 
         @rule(amount=st.integers(-300, 300).filter(bool))
         def adjust(self, amount: int) -> None:
@@ -234,40 +148,64 @@ def machine(  # noqa: C901 - one class of many small rules
                 amount_nano_credits=amount,
                 reason="model",
             )
-            available = self.paper.posted - self.paper.reserved
+            self.paper.fall_due()
             reason = self._reason(lambda: ledger.books.backend.AdjustCredits(request))
-            if amount < 0 and -amount > available:
+            if amount > 0:
+                self.paper.grant(amount)
+                assert reason == ""
+            elif self.paper.take_back(-amount):
+                assert reason == ""
+            else:
                 assert reason == "INSUFFICIENT_CREDITS"
-                return
-            assert reason == ""
-            self.paper.posted += amount
-            self.paper.issued += amount
 
         @rule(mode=st.sampled_from(MODES))
         def switch(self, mode: str) -> None:
-            if mode == "OWN_KEY_ONLY" and self.paper.plan == "overdraft-fee":
+            self.paper.fall_due()
+            if mode not in ALLOWED[self.paper.plan]:
                 refusal = self._reason(lambda: ledger.books.set_mode(self.account, mode))
                 assert refusal == "MODE_NOT_ALLOWED"
                 return
             response = ledger.call(ledger.books.set_mode(self.account, mode))
-            changed = mode != self.paper.mode
-            assert response.HasField("receipt") == (changed and mode == "OWN_KEY_ONLY")
-            assert response.HasField("proof") == (changed and self.paper.mode == "OWN_KEY_ONLY")
-            assert not response.HasField("proof") or response.proof.proven
-            self.paper.mode = mode
-            self.paper.epoch += changed
-            assert response.account.mode_epoch == self.paper.epoch
+            self._switched(response, mode)
 
-        @rule(consent=st.sampled_from(CONSENTS))
-        def set_consent(self, consent: str) -> None:
-            value = account_pb2.FallbackConsent.Value(f"FALLBACK_CONSENT_{consent}")
+        @rule(plan=st.sampled_from(sorted(ALLOWED)), mode=st.sampled_from((None, *MODES)))
+        def change_plan(self, plan: str, mode: str | None) -> None:
             request = account_pb2.UpdateAccountRequest(
                 request_id=request_id(),
-                account=account_pb2.Account(name=self.account, fallback_consent=value),
-                update_mask=FieldMask(paths=["fallback_consent"]),
+                account=account_pb2.Account(name=self.account, plan=f"plans/{plan}"),
+                update_mask=FieldMask(paths=["plan"]),
             )
+            if mode is not None:
+                request.billing_mode = account_pb2.BillingMode.Value(f"BILLING_MODE_{mode}")
+            self.paper.fall_due()
+            to = mode or self.paper.mode
+            if to not in ALLOWED[plan]:
+                reason = self._reason(lambda: ledger.books.backend.UpdateAccount(request))
+                assert reason == ("MODE_NOT_ALLOWED" if mode else "MODE_CHANGE_REQUIRED")
+                return
+            self.paper.plan = plan
+            self._switched(self._sent(lambda: ledger.books.backend.UpdateAccount(request)), to)
+            self.paper.fall_due()
+
+        @rule(
+            consent=st.sampled_from(CONSENTS),
+            cap=st.sampled_from((None, 0, 200, 600)),
+        )
+        def set_consent(self, consent: str, cap: int | None) -> None:
+            value = account_pb2.FallbackConsent.Value(f"FALLBACK_CONSENT_{consent}")
+            account = account_pb2.Account(name=self.account, fallback_consent=value)
+            if cap is not None:
+                account.fallback_daily_cap_nano_credits = cap
+            request = account_pb2.UpdateAccountRequest(
+                request_id=request_id(),
+                account=account,
+                update_mask=FieldMask(
+                    paths=["fallback_consent", "fallback_daily_cap_nano_credits"]
+                ),
+            )
+            self.paper.fall_due()
             assert self._reason(lambda: ledger.books.backend.UpdateAccount(request)) == ""
-            self.paper.consent = consent
+            self.paper.consent, self.paper.cap = consent, cap
 
         @rule(
             target=attempts,
@@ -296,6 +234,7 @@ def machine(  # noqa: C901 - one class of many small rules
                 "worst_case": worst_case,
                 "own_key": own_key(self.account, worst_case, monthly_limit_nano_usd=limit),
             }
+            self.paper.fall_due()
             expected = self.paper.decide(
                 source, state, always_use=always_use, worst_case=worst_case, limit=limit
             )
@@ -307,24 +246,14 @@ def machine(  # noqa: C901 - one class of many small rules
             if result.HasField("error"):
                 assert read_status(result.error).reason == expected
                 return multiple()
-            granted = result.response.granted
-            assert granted.fallback == (expected == "FALLBACK")
-            funding = "OWN_KEY" if expected == "OWN_KEY" else "CREDITS"
-            assert granted.funding == pb.Funding.Value(f"FUNDING_{funding}")
-            held = self.paper.holds(expected, worst_case)
-            free = funding == "OWN_KEY" and self.paper.free > 0
-            assert granted.fee_waived == free
-            assert (granted.held_nano_credits, granted.mode_epoch) == (held, self.paper.epoch)
-            self.paper.reserved += held
-            self.paper.free -= free
-            self.paper.budget += worst_case if funding == "OWN_KEY" else 0
-            return Attempt(run, granted.name, funding, held, worst_case, free)
+            return self._granted(run, result.response.granted, expected, worst_case)
 
-        @rule(attempt=attempts, cost=AMOUNTS, delivered=st.booleans())
-        def capture(self, attempt: Attempt, cost: int, *, delivered: bool) -> None:
-            request = attempt.run.capture_request(cost, delivered=delivered)
+        @rule(attempt=attempts, cost=AMOUNTS, delivered=st.booleans(), ends=st.booleans())
+        def capture(self, attempt: Attempt, cost: int, *, delivered: bool, ends: bool) -> None:
+            end = pb.RequestEnd(succeeded=True) if ends else None
+            request = attempt.run.capture_request(cost, delivered=delivered, end=end)
             settle = pb.SettleRequest(capture=request)
-            self._settle(attempt, settle, asked=(f"capture {delivered}", cost))
+            self._settle(attempt, settle, asked=(f"capture {delivered}", cost), ends=ends)
 
         @rule(attempt=attempts)
         def release(self, attempt: Attempt) -> None:
@@ -337,7 +266,7 @@ def machine(  # noqa: C901 - one class of many small rules
                 release=pb.ReleaseTerms(outcome="overloaded"),
             )
             settle = pb.SettleRequest(release=request)
-            self._settle(attempt, settle, asked=("release", 0))
+            self._settle(attempt, settle, asked=("release", 0), ends=False)
 
         @rule(attempt=attempts, amount=st.integers(1, 300))
         def refund(self, attempt: Attempt, amount: int) -> None:
@@ -348,22 +277,55 @@ def machine(  # noqa: C901 - one class of many small rules
                 reason="model",
             )
             reason = self._reason(lambda: ledger.books.operator.RefundCharge(request))
-            assert reason == self.paper.refund(attempt, amount)
+            if attempt.gone:
+                assert reason == "AUTHORIZATION_NOT_FOUND"
+                return
+            self.paper.fall_due()
+            assert reason == self.paper.refund(attempt.paper, amount)
 
         @rule(attempt=attempts, cost=AMOUNTS)
         def renew(self, attempt: Attempt, cost: int) -> None:
+            self.paper.fall_due()
             reason = self._reason(lambda: attempt.run.renew(checkpoint=captured(cost)))
-            assert reason == ("ALREADY_SETTLED" if attempt.settled else "")
+            settled = "ALREADY_SETTLED" if attempt.asked else ""
+            assert reason == ("AUTHORIZATION_NOT_FOUND" if attempt.gone else settled)
 
-        @rule(attempt=attempts)
-        def another_claimant(self, attempt: Attempt) -> None:
-            reason = self._reason(lambda: attempt.run.again().authorize())
-            assert reason == "REQUEST_IN_PROGRESS"
+        @rule(target=attempts, attempt=attempts)
+        def another_claimant(self, attempt: Attempt) -> Any:
+            again = attempt.run.again()
+            self.paper.fall_due()
+            result = self._authorized(again, {"source": pb.SOURCE_CREDITS, "worst_case": 0})
+            if attempt.gone:
+                # The id of a forgotten request is as good as a new one, once.
+                attempt.gone, attempt.run = False, again
+                new = self._granted(again, result.response.granted, "CREDITS", 0)
+                self.granted.remove(attempt)
+                attempt.paper, attempt.name = new.paper, new.name
+                attempt.asked, attempt.answer, attempt.ended = None, None, False
+                self.granted[-1] = attempt
+            elif attempt.ended:
+                assert result.response.recorded.state == pb.REQUEST_STATE_SUCCEEDED
+            else:
+                assert read_status(result.error).reason == "REQUEST_IN_PROGRESS"
+            return multiple()
+
+        @rule(months=st.integers(1, 3))
+        def months_go_by(self, months: int) -> None:
+            self._pass(months)
+
+        @rule()
+        def a_year_goes_by_and_the_old_is_forgotten(self) -> None:
+            self._pass(FORGOTTEN_AFTER_MONTHS)
+            ledger.call(forget(ledger.books.dsn))
+            for attempt in self.granted:
+                attempt.gone = attempt.gone or attempt.ended
 
         @invariant()
         def the_balance_is_as_on_paper(self) -> None:
             balance = ledger.call(ledger.books.balance(self.account))
-            paper = self.paper
+            # What falls due is shown at once and written down by whoever changes something.
+            paper = copy.deepcopy(self.paper)
+            paper.fall_due()
             assert (
                 balance.posted_nano_credits,
                 balance.reserved_nano_credits,
@@ -373,18 +335,21 @@ def machine(  # noqa: C901 - one class of many small rules
                 balance.absorbed_nano_credits,
                 balance.fees_nano_credits,
                 balance.invoiced_nano_credits,
+                balance.expired_nano_credits,
             ) == (
                 paper.posted,
                 paper.reserved,
-                paper.posted - paper.reserved,
+                paper.available,
                 paper.issued,
                 paper.spent,
                 paper.absorbed,
                 paper.fees,
                 paper.invoiced,
+                paper.expired,
             )
 
-        def teardown(self) -> None:
+        @invariant()
+        def the_ledger_proves_itself(self) -> None:
             request = verification_pb2.VerifyLedgerRequest(account=self.account)
 
             async def found() -> list[Any]:
@@ -393,38 +358,74 @@ def machine(  # noqa: C901 - one class of many small rules
 
             assert ledger.call(found()) == []
 
+        def _pass(self, months: int) -> None:
+            ledger.call(months_pass(ledger.books.dsn, self.account_id, months))
+            self.paper.months_pass(months)
+            self.made_older = self.made_older or self.paper.pause is not None
+
+        def _switched(self, response: Any, mode: str) -> None:
+            changed, before = mode != self.paper.mode, self.paper.mode
+            assert response.HasField("receipt") == (changed and mode == "OWN_KEY_ONLY")
+            assert response.HasField("proof") == (changed and before == "OWN_KEY_ONLY")
+            # A receipt is sealed, time included: what was made older under it shows.
+            assert not response.HasField("proof") or response.proof.proven != self.made_older
+            self.made_older = self.made_older and not changed
+            self.paper.switch(mode)
+            assert response.account.mode_epoch == self.paper.epoch
+
+        def _granted(self, run: Run, granted: Any, expected: str, worst_case: int) -> Attempt:
+            assert granted.fallback == (expected == "FALLBACK")
+            paper = self.paper.hold(expected, worst_case)
+            assert granted.funding == pb.Funding.Value(f"FUNDING_{paper.funding}")
+            assert granted.fee_waived == paper.free
+            assert granted.held_nano_credits == paper.held
+            assert granted.mode_epoch == self.paper.epoch
+            attempt = Attempt(run, granted.name, paper)
+            self.granted.append(attempt)
+            return attempt
+
         def _authorized(self, run: Run, fields: dict[str, Any]) -> pb.AuthorizeResult:
             request = run.authorize_request(**fields)
             batch = pb.BatchAuthorizeRequest(requests=[request])
-
-            async def call() -> pb.AuthorizeResult:
-                return (await ledger.books.router.BatchAuthorize(batch)).results[0]
-
-            result: pb.AuthorizeResult = ledger.call(call())
+            result: pb.AuthorizeResult = self._sent(
+                lambda: ledger.books.router.BatchAuthorize(batch)
+            ).results[0]
             return result
 
-        def _settle(self, attempt: Attempt, request: Any, *, asked: tuple[str, int]) -> None:
+        def _settle(
+            self, attempt: Attempt, request: Any, *, asked: tuple[str, int], ends: bool
+        ) -> None:
             batch = pb.BatchSettleRequest(requests=[request])
-
-            async def call() -> pb.SettleResult:
-                return (await ledger.books.router.BatchSettle(batch)).results[0]
-
-            result = ledger.call(call())
-            if attempt.settled is None:
-                attempt.settled, attempt.answer = asked, result
+            self.paper.fall_due()
+            result = self._sent(lambda: ledger.books.router.BatchSettle(batch)).results[0]
+            if attempt.gone:
+                assert read_status(result.error).reason == "AUTHORIZATION_NOT_FOUND"
+            elif attempt.asked is None:
+                attempt.asked, attempt.answer = asked, result
                 word, cost = asked
                 paid, borne = self.paper.settle(
-                    attempt, cost, billed=word != "release", delivered=word == "capture True"
+                    attempt.paper, cost, billed=word != "release", delivered=word == "capture True"
                 )
                 found = result.authorization
                 assert found.charged_nano_credits == paid
                 assert found.absorbed_nano_credits == borne
-                attempt.paid = paid
-            elif attempt.settled == asked:
-                result.authorization.ClearField("refunded_nano_credits")
+                attempt.ended = ends
+            elif attempt.asked == asked:
+                attempt.ended = attempt.ended or ends
+                # A refund shows, and the time of what came before is older by now.
+                for one in (result.authorization, attempt.answer.authorization):
+                    one.ClearField("refunded_nano_credits")
+                    one.ClearField("create_time")
+                    one.ClearField("settle_time")
                 assert result == attempt.answer
             else:
                 assert read_status(result.error).reason == "ALREADY_SETTLED"
+
+        def _sent(self, call: Callable[[], Awaitable[Any]]) -> Any:
+            async def answer() -> Any:
+                return await call()
+
+            return ledger.call(answer())
 
         def _reason(self, call: Callable[[], Awaitable[Any]]) -> str:
             """Return the reason of a refusal, empty for an answer."""
@@ -442,15 +443,35 @@ def machine(  # noqa: C901 - one class of many small rules
     return Machine
 
 
-@pytest.mark.requirement("L3", "L4", "L5", "L6", "L7", "L8", "L11", "L12", "L13", "R9")
+def stamp(time: datetime) -> Timestamp:
+    """Return a time as the protos have it."""
+    found = Timestamp()
+    found.FromDatetime(time)
+    return found
+
+
+async def forget(dsn: str) -> None:
+    """Forget what is past the retention, as the background task does."""
+    database = Database(dsn, application_name="test", pool_size=1)
+    await database.open()
+    try:
+        store = PostgresRetention(database, days=RETENTION_DAYS_MIN)
+        await Retention(store=store, clock=ManualClock(), interval_seconds=1).forget()
+    finally:
+        await database.close()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.requirement("L2", "L3", "L4", "L5", "L6", "L7", "L8", "L11", "L12", "L13", "R9")
 def test_every_reply_is_as_the_model_predicts(tmp_path: Path, ledger_dsn: str) -> None:
     with LedgerThread().serving(tmp_path, ledger_dsn) as ledger:
         run_state_machine_as_test(
             machine(ledger, itertools.count()),
             settings=settings(
-                max_examples=40,
-                stateful_step_count=30,
+                max_examples=EXAMPLES,
+                stateful_step_count=STEPS,
                 deadline=None,
+                phases=(Phase.generate,),
                 suppress_health_check=list(HealthCheck),
             ),
         )

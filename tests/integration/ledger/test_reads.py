@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Entries, statements, usage, authorizations, verification."""
+"""Entries, statements, usage, authorizations."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from ownkey.ledger.v1 import authorization_pb2 as pb
-from ownkey.ledger.v1 import entry_pb2, usage_pb2, verification_pb2
+from ownkey.ledger.v1 import entry_pb2, usage_pb2
 
-from tests.support.ledger import RunningLedger, refused, request_id, rewrite
+from tests.support.ledger import RunningLedger, consistent, refused, request_id
 
 READY = pb.OWN_KEY_STATE_READY
 CSV = entry_pb2.STATEMENT_FORMAT_CSV
@@ -36,12 +36,6 @@ async def statement(books: RunningLedger, account: str, format_: int, **fields: 
     chunks = [piece.chunk async for piece in books.backend.ExportStatement(request)]
     assert all(len(chunk) <= 256 * 1024 for chunk in chunks)
     return b"".join(chunks).decode()
-
-
-async def verified(books: RunningLedger, account: str = "") -> list[Any]:
-    """Verify and return the messages."""
-    request = verification_pb2.VerifyLedgerRequest(account=account)
-    return [message async for message in books.operator.VerifyLedger(request)]
 
 
 @pytest.mark.requirement("L10", "L12")
@@ -261,62 +255,6 @@ class TestAuthorizations:
             assert (await refused(books.backend.GetAuthorization(request))).reason == reason
 
 
-TAMPERINGS = {
-    "credits_is_its_entries": "UPDATE entries SET amount = amount + 1 WHERE kind = 'GRANT'",
-    "credits_is_grants": "UPDATE grants SET remaining = remaining + 1",
-    "grant_is_its_entries": "UPDATE grants SET remaining = remaining + 1",
-    "posted_follows_entries": "UPDATE entries SET posted_after = posted_after + 1 "
-    "WHERE sequence = 2",
-    "entries_have_no_gap": "DELETE FROM entries WHERE sequence = 2",
-    "reserved_is_open_holds": "UPDATE authorizations SET held = held + 1",
-    "months_are_granted_once": "UPDATE accounts SET period_count = 7",
-    "budgets_are_attempts": "INSERT INTO key_budgets SELECT bucket, account_id, 'k', '2026-11-01', "
-    "1, 0 FROM accounts",
-    "allowance_is_attempts": "UPDATE accounts SET allowance_used = 7, "
-    "allowance_month = '2026-11-01'",
-    "charges_are_entries": "UPDATE settlements SET charged = charged + 1",
-    "usage_is_settlements": "UPDATE usage_days SET vendor_cost_nano_usd = 0",
-    "open_attempts_are_running": "UPDATE requests SET state = 'SUCCEEDED', ended_by = 'CALLER'",
-    "epochs_have_no_gap": "DELETE FROM mode_changes",
-    "books_sum_to_zero": "ALTER TABLE accounts DROP CONSTRAINT books_sum_to_zero; "
-    "UPDATE accounts SET issued = issued + 1",
-}
-
-
-@pytest.mark.requirement("L12")
-class TestVerify:
-    async def test_a_ledger_in_use_holds_every_invariant(self, books: RunningLedger) -> None:
-        for name in ("one", "two", "three"):
-            account = await books.account(name, owns=100, plan="overdraft")
-            await work(books, account, 120)
-            await books.grant(account, 500)
-            await books.run(account).authorize()
-            await books.set_mode(account, "OWN_KEY_ONLY")
-        messages = await verified(books)
-        assert messages[-1].done
-        assert messages[-1].verified_account_count == messages[-1].account_count == 3
-        assert messages[-1].violation_count == 0
-        assert (await verified(books, "accounts/two"))[-1].verified_account_count == 1
-
-    @pytest.mark.parametrize("invariant", TAMPERINGS)
-    async def test_what_was_tampered_with_is_named(
-        self, books: RunningLedger, invariant: str
-    ) -> None:
-        account = await books.account(owns=1000)
-        await work(books, account, 10)
-        await books.run(account).authorize()
-        await rewrite(books.dsn, TAMPERINGS[invariant])
-        messages = await verified(books)
-        found = {item.invariant: item for message in messages for item in message.violations}
-        assert found[invariant].account == account
-        assert found[invariant].description
-        assert messages[-1].violation_count >= 1
-
-    async def test_one_unknown_account_is_not_found(self, books: RunningLedger) -> None:
-        status = await refused(verified(books, "accounts/nobody"))
-        assert status.code is grpc.StatusCode.NOT_FOUND
-
-
 @pytest.mark.requirement("O3")
 class TestAccess:
     async def test_only_the_router_holds_and_settles(self, books: RunningLedger) -> None:
@@ -338,4 +276,4 @@ class TestAccess:
         books.backend, backend = books.router, books.backend
         assert (await refused(books.grant(account, 5))).reason == "ACCESS_DENIED"
         books.operator = backend
-        assert (await refused(verified(books))).reason == "ACCESS_DENIED"
+        assert (await refused(consistent(books))).reason == "ACCESS_DENIED"

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
-from services.shared.errors import StoreUnavailableError
-from services.shared.postgres import Connection, Database
+from services.shared.errors import OutcomeUnknownError, StoreUnavailableError
+from services.shared.postgres import SERVER_SETTINGS, Connection, Database
 from tests.support.postgres import Databases
+from tests.support.postgres_proxy import Cut, Fail, PostgresProxy
 
 
 @pytest.fixture
@@ -76,6 +78,109 @@ class TestFailover:
         )
         async with opened(several) as database:
             assert await backend(database)
+
+    @pytest.mark.parametrize("sqlstate", ["25006", "57P01", "57P02", "57P03"])
+    async def test_what_tells_of_a_server_going_down_drops_the_pool(
+        self, dsn: str, sqlstate: str
+    ) -> None:
+        async with PostgresProxy(dsn).serving() as proxy, opened(proxy.dsn) as database:
+            before = await backend(database)
+            fails = [Fail(sqlstate)]
+            proxy.decide = lambda _exchange: fails.pop() if fails else None
+            with pytest.raises(StoreUnavailableError):
+                await database.execute("SELECT 1")
+            assert await backend(database) != before
+
+    async def test_when_the_first_host_is_lost_the_next_one_serves(self, dsn: str) -> None:
+        first, second = PostgresProxy(dsn), PostgresProxy(dsn)
+        async with AsyncExitStack() as stack, second.serving():
+            await stack.enter_async_context(first.serving())
+            hosts = [urlsplit(proxy.dsn) for proxy in (first, second)]
+            credentials, _, _ = hosts[0].netloc.rpartition("@")
+            several = (
+                f"postgresql://{credentials}@{','.join(f'127.0.0.1:{h.port}' for h in hosts)}"
+                f"{hosts[0].path}?sslmode=disable&target_session_attrs=read-write"
+            )
+            async with opened(several) as database:
+                assert await backend(database)
+                await stack.aclose()
+                with contextlib.suppress(StoreUnavailableError):
+                    await backend(database)
+                assert await backend(database)
+
+    @pytest.mark.parametrize("fault", Cut)
+    async def test_only_a_write_lost_at_its_commit_has_an_unknown_outcome(
+        self, dsn: str, fault: Cut
+    ) -> None:
+        async with PostgresProxy(dsn).serving() as proxy, opened(proxy.dsn) as database:
+
+            async def work(connection: Connection) -> None:
+                await connection.execute("SELECT 1")
+
+            async def lost(at: str, *, readonly: bool) -> bool:
+                proxy.decide = lambda exchange: fault if exchange.sql.startswith(at) else None
+                with pytest.raises(StoreUnavailableError) as raised:
+                    await database.run(work, readonly=readonly)
+                proxy.decide = lambda _exchange: None
+                return isinstance(raised.value, OutcomeUnknownError)
+
+            assert await lost("COMMIT", readonly=False)
+            assert not await lost("SELECT 1", readonly=False)
+            assert not await lost("COMMIT", readonly=True)
+            assert await backend(database)
+
+
+@pytest.mark.requirement("O8")
+class TestConnections:
+    async def test_a_password_is_read_for_each_connection(self, dsn: str) -> None:
+        password = [urlsplit(dsn).password or ""]
+
+        def current() -> str:
+            parts = urlsplit(dsn)
+            return parts._replace(
+                netloc=parts.netloc.replace(f":{parts.password}@", f":{password[0]}@")
+            ).geturl()
+
+        database = Database(current, application_name="tests", pool_size=1)
+        await database.open()
+        try:
+            before = await backend(database)
+            await database.execute(f"ALTER ROLE {urlsplit(dsn).username} PASSWORD 'rotated'")
+            # What is open stays; a new connection needs the new password.
+            assert await backend(database) == before
+            assert await self._reconnects(database) is False
+            password[0] = "rotated"
+            assert await backend(database) != before
+        finally:
+            await database.execute(
+                f"ALTER ROLE {urlsplit(dsn).username} PASSWORD '{urlsplit(dsn).password}'"
+            )
+            await database.close()
+
+    async def test_commands_locks_and_idle_transactions_have_an_end(self, dsn: str) -> None:
+        async with opened(dsn) as database:
+            shown = {name: (await database.fetch(f"SHOW {name}"))[0][0] for name in SERVER_SETTINGS}
+        assert shown == SERVER_SETTINGS
+
+    async def test_a_table_changed_under_a_prepared_statement_is_no_failure(self, dsn: str) -> None:
+        async with opened(dsn) as database:
+            await database.execute("CREATE TABLE things (a int)")
+
+            async def read(connection: Connection) -> int:
+                return len(await connection.fetch("SELECT * FROM things"))
+
+            assert await database.run(read) == 0
+            await database.execute("ALTER TABLE things ADD COLUMN b int")
+            assert await database.run(read) == 0
+
+    async def _reconnects(self, database: Database) -> bool:
+        with contextlib.suppress(StoreUnavailableError):
+            await database.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        try:
+            await backend(database)
+        except StoreUnavailableError:
+            return False
+        return True
 
 
 @pytest.mark.requirement("O8")

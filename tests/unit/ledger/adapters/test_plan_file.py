@@ -98,6 +98,10 @@ class TestLoading:
             (("draft: 70", "draft: -70"), "price of acme/draft"),
             (("acme/draft", "Draft"), "Draft is not a model"),
             (("nano_credits: 100", "nano_credits: -1"), "monthly_grant_nano_credits must be 0"),
+            (
+                ("    monthly_grant_nano_credits: 100", "    shared_part_per_million: 0"),
+                "shared_part_per_million must be 1",
+            ),
             (("IMAGE", "DANCE"), "must be one of"),
             (("id: paid", "id: Paid"), "plans/{plan}"),
             (("id: trial", "id: paid"), "used by another plan"),

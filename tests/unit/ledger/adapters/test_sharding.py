@@ -14,7 +14,7 @@ import pytest
 from pglast import ast, parse_sql
 from pglast.visitors import Visitor
 
-from services.ledger.adapters import chains, reader, statements
+from services.ledger.adapters import chains, condition, invariants, reader, retention, statements
 
 ROOT = Path(__file__).parents[4]
 LEDGER = ROOT / "services" / "ledger"
@@ -25,6 +25,9 @@ UNITS = {
     for name, value in vars(statements).items()
     if isinstance(value, statements.Statement)
 }
+COPIES = {
+    name: value for name, value in vars(statements).items() if isinstance(value, statements.Copied)
+}
 READS = {
     "CREATE_ACCOUNT": statements.CREATE_ACCOUNT,
     **{name: getattr(chains, name) for name in ("HEADS", "HEAD_SEQUENCE", "ADD_LINKS", "CHAINED")},
@@ -32,7 +35,24 @@ READS = {
         name: getattr(reader, name) for name in ("_ATTEMPTS", "_REQUESTS", "_SETTLEMENTS", "_USAGE")
     },
 }
-HOT = {**{name: unit.one_bucket for name, unit in UNITS.items()}, **READS}
+FORGETTING = {
+    "FORGET_LOCK": retention.LOCK,
+    "STILL_OLD": retention.STILL_OLD,
+    **{f"FORGET_REQUESTS_{n}": text for n, text in enumerate(retention.FORGET_REQUESTS)},
+    "FORGET_OPERATIONS": retention.FORGET_OPERATIONS,
+    "SET_RETAINED": retention.SET_RETAINED,
+}
+HOT = {**{name: unit.one_bucket for name, unit in UNITS.items()}, **READS, **FORGETTING}
+
+# Of all shards at once: behind the requests, and without a lock.
+COLD = {
+    "LAPSED_RUNS": statements.LAPSED_RUNS,
+    "OLD_REQUESTS": retention.OLD_REQUESTS,
+    "OLD_OPERATIONS": retention.OLD_OPERATIONS,
+    "OPEN_HOLDS": condition.OPEN_HOLDS,
+    "STRAYS": invariants.STRAYS.query,
+    **{invariant.name: invariant.query for invariant in invariants.INVARIANTS},
+}
 
 
 def migration() -> ModuleType:
@@ -98,6 +118,11 @@ class Sources(Visitor):
                     fixed |= {left, right}
         return set(self.tables) - fixed
 
+    def apart(self) -> set[str]:
+        """Return tables beside others whose bucket is not that of any of them."""
+        together = {name for pair in self.equal for name in pair}
+        return set(self.tables) - together if len(self.tables) > 1 else set()
+
 
 def _bucket(node: Any) -> str | None:
     """Return the table of a column named bucket, empty for the only one; None for others."""
@@ -146,8 +171,9 @@ class TestStatements:
 
     def test_only_the_accounts_of_a_unit_are_locked_and_in_one_order(self) -> None:
         locking = {name for name, text in HOT.items() if visited(parsed(text)).locks}
-        assert locking == {"LOCK_ACCOUNTS"}
-        order = [key.node.fields[-1].sval for key in parsed(HOT["LOCK_ACCOUNTS"]).sortClause]
+        assert locking == {"LOCK_ACCOUNTS", "FORGET_LOCK"}
+        (locked,) = parsed(HOT["LOCK_ACCOUNTS"]).fromClause
+        order = [key.node.fields[-1].sval for key in locked.subquery.sortClause]
         assert tuple(order) == KEY
 
     @pytest.mark.parametrize("name", UNITS)
@@ -155,6 +181,21 @@ class TestStatements:
         one, many = parsed(UNITS[name].one_bucket), parsed(UNITS[name].many_buckets)
         assert visited(one).tables == visited(many).tables
         assert visited(one).functions == visited(many).functions
+
+    @pytest.mark.parametrize("name", COPIES)
+    def test_copied_rows_carry_their_bucket_and_account(self, name: str) -> None:
+        assert COPIES[name].columns[:2] == KEY
+
+    @pytest.mark.parametrize("name", COLD)
+    def test_what_asks_all_shards_locks_nothing_and_joins_within_a_bucket(self, name: str) -> None:
+        sources = visited(parsed(COLD[name]))
+        assert not sources.locks
+        assert not [f for f in sources.functions if "advisory" in f]
+        assert sources.apart() == set()
+
+    def test_no_statement_under_an_accounts_lock_sums_rows(self) -> None:
+        sums = {"sum", "count", "avg", "array_agg"}
+        assert {name for name in HOT if visited(parsed(HOT[name])).functions & sums} == set()
 
     def test_a_bucket_that_is_not_fixed_is_found(self) -> None:
         text = "SELECT 1 FROM a JOIN b ON a.x = b.x WHERE a.bucket = $1"
@@ -192,7 +233,9 @@ class TestSchema:
 
     @pytest.mark.parametrize("name", DDL)
     def test_no_column_counts_by_a_sequence(self, name: str) -> None:
-        assert not re.search(r"\b(small|big)?serial\b|nextval|GENERATED", DDL[name], re.IGNORECASE)
+        assert not re.search(
+            r"\b(small|big)?serial\b|nextval|AS IDENTITY", DDL[name], re.IGNORECASE
+        )
 
     def test_every_table_is_distributed_beside_accounts(self) -> None:
         tables = {
