@@ -13,9 +13,14 @@ from ownkey.keyvault.v1 import keyvault_service_pb2_grpc
 from ownkey.ledger.v1 import ledger_service_pb2_grpc
 from ownkey.router.v1 import router_service_pb2_grpc
 
+from services.shared.certificates import Material
+from services.shared.tls import channel_credentials
+
 MESSAGE_BYTES_MAX = 32 * 1024 * 1024
 RECONNECT_MILLIS_MIN = 100
 RECONNECT_MILLIS_MAX = 2_000
+KEEPALIVE_MILLIS = 20_000
+KEEPALIVE_TIMEOUT_MILLIS = 5_000
 
 # https://grpc.github.io/grpc/core/group__grpc__arg__keys.html
 OPTIONS: tuple[tuple[str, Any], ...] = (
@@ -24,10 +29,15 @@ OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.max_reconnect_backoff_ms", RECONNECT_MILLIS_MAX),
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
-    # Calls are repeated by `calls`, which keeps their request ids.
-    ("grpc.enable_retries", 0),
+    ("grpc.lb_policy_name", "round_robin"),
+    # With no policy named, this repeats only what a connection that was closing did not take; all
+    # other calls are repeated by `calls`, which keeps their request ids.
+    ("grpc.enable_retries", 1),
     # A proxy named in the environment must not see what is meant for this machine.
     ("grpc.enable_http_proxy", 0),
+    # A run over everything that is stored may be silent for long on its way.
+    ("grpc.keepalive_time_ms", KEEPALIVE_MILLIS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MILLIS),
 )
 
 
@@ -55,18 +65,20 @@ class Addresses:
         keyvault: Keyvault's gRPC.
         router: Router's gRPC.
         ledger: Ledger's gRPC.
+        encrypted: Whether they are reached over TLS.
 
     Raises:
-        AddressError: One is malformed, or not on loopback.
+        AddressError: One is malformed, or not on loopback and reached in plain text.
     """
 
     keyvault: str
     router: str
     ledger: str
+    encrypted: bool = False
 
     def __post_init__(self) -> None:
         for service in ("keyvault", "router", "ledger"):
-            _check(service, getattr(self, service))
+            _check(service, getattr(self, service), encrypted=self.encrypted)
 
 
 class Connection:
@@ -75,10 +87,12 @@ class Connection:
 
     Args:
         addresses: Where the services listen.
+        material: Certificate, key and trusted authorities; plain text without them.
     """
 
-    def __init__(self, addresses: Addresses) -> None:
+    def __init__(self, addresses: Addresses, material: Material | None = None) -> None:
         self._stack = ExitStack()
+        self._credentials = None if material is None else channel_credentials(material)
         self.keyvault = keyvault_service_pb2_grpc.KeyvaultServiceStub(
             self._channel(addresses.keyvault)
         )
@@ -86,7 +100,11 @@ class Connection:
         self.ledger = ledger_service_pb2_grpc.LedgerServiceStub(self._channel(addresses.ledger))
 
     def _channel(self, address: str) -> grpc.Channel:
-        return self._stack.enter_context(grpc.insecure_channel(address, options=OPTIONS))
+        if self._credentials is None:
+            channel = grpc.insecure_channel(address, options=OPTIONS)
+        else:
+            channel = grpc.secure_channel(address, self._credentials, options=OPTIONS)
+        return self._stack.enter_context(channel)
 
     def __enter__(self) -> Self:
         return self
@@ -95,14 +113,15 @@ class Connection:
         self._stack.close()
 
 
-def _check(service: str, address: str) -> None:
+def _check(service: str, address: str, *, encrypted: bool) -> None:
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) <= 65_535:  # noqa: PLR2004 - a port
         raise AddressError(service, address, "must be host:port, for example 127.0.0.1:7101")
-    if not _is_loopback(host):
+    if not encrypted and not _is_loopback(host):
         fault = (
             "is not on this machine: keys and prompts would travel in plain text, which is allowed "
-            "on loopback only; forward a port (ssh -L, kubectl port-forward) and name that"
+            "on loopback only; connect by TLS (--tls-certificate, --tls-key, --tls-ca), or forward "
+            "a port (ssh -L, kubectl port-forward) and name that"
         )
         raise AddressError(service, address, fault)
 

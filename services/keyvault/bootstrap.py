@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import grpc.aio
@@ -18,13 +19,17 @@ from services.keyvault.adapters.local_keyring import LocalKeyring
 from services.keyvault.adapters.postgres_audit import PostgresAuditLog
 from services.keyvault.adapters.postgres_audit_chain import PostgresAuditChain
 from services.keyvault.adapters.postgres_keys import PostgresKeyStore
+from services.keyvault.adapters.postgres_proofs import PostgresProofs
 from services.keyvault.adapters.postgres_records import PostgresRecords
 from services.keyvault.adapters.postgres_service_keys import PostgresServiceKeys
+from services.keyvault.adapters.postgres_sharing import PostgresSharing
 from services.keyvault.adapters.router_prober import RouterProber
 from services.keyvault.adapters.vault_http import VaultSettings
+from services.keyvault.adapters.vault_login import AppRole, KubernetesAuth, LoginMethod
 from services.keyvault.adapters.vault_transit import VaultTransit
-from services.keyvault.config import KEK_VAULT, KeyvaultConfig
-from services.keyvault.rpc.policy import POLICY, SERVICE
+from services.keyvault.config import KEK_VAULT, LOGIN_KUBERNETES, KeyvaultConfig
+from services.keyvault.domain.sealing import Lifetimes
+from services.keyvault.rpc.policy import DESCRIPTOR, SERVICE
 from services.keyvault.rpc.servicer import KeyvaultServicer, UseCases
 from services.keyvault.rpc.status import STATUS
 from services.keyvault.usecases.audit_chain import AuditChainer, VerifyAudit
@@ -37,6 +42,8 @@ from services.keyvault.usecases.end_overlaps import EndOverlaps
 from services.keyvault.usecases.housekeeping import Housekeeping
 from services.keyvault.usecases.idempotency import Fingerprinter
 from services.keyvault.usecases.kek import KekOperations
+from services.keyvault.usecases.move_key import MoveKey
+from services.keyvault.usecases.open_sealed_key import OpenSealedKey
 from services.keyvault.usecases.ports import KeyEncryption, RecordStore
 from services.keyvault.usecases.read_keys import ReadKeys
 from services.keyvault.usecases.reencrypt_keys import ReencryptKeys
@@ -44,24 +51,32 @@ from services.keyvault.usecases.releases import Releases
 from services.keyvault.usecases.replace_key import ReplaceKey
 from services.keyvault.usecases.report_health import ReportHealth
 from services.keyvault.usecases.resolve_keys import ResolveKeys
-from services.keyvault.usecases.service_keys import AUDIT, ServiceKeys
+from services.keyvault.usecases.rewrap_keys import RewrapKeys
+from services.keyvault.usecases.sealed_secrets import SealedSecrets
+from services.keyvault.usecases.sealing_keys import SealingKeys
+from services.keyvault.usecases.service_keys import AUDIT, CLIENT_HELD, ServiceKeys
+from services.keyvault.usecases.shared_reads import SharedReads
+from services.keyvault.usecases.sharing import Sharing
 from services.keyvault.usecases.stored_secrets import SecretBox
 from services.keyvault.usecases.test_key import Confirmations, TestKey
+from services.shared.access import Access
 from services.shared.boundary import Boundary
+from services.shared.certificates import Certificates
 from services.shared.channel import open_channel
 from services.shared.clock import Clock, SystemClock
 from services.shared.config import ConfigError, read_secret_file
-from services.shared.identity import KEYVAULT, TokenAuthenticator
+from services.shared.identity import KEYVAULT
 from services.shared.migrate import check_schema
 from services.shared.paging import PageTokens
+from services.shared.policy_file import load_policy
 from services.shared.postgres import Database
 from services.shared.secret import Secret
 from services.shared.server import ServerSpec
 
 APPLICATION_NAME = "ownkey-keyvault"
 MIGRATIONS = Path(__file__).parent / "migrations"
-SCHEMA_CODE = 4
-SCHEMA_NEEDED = 4
+SCHEMA_CODE = 6
+SCHEMA_NEEDED = 6
 KEY_ID_BYTES = 8
 DERIVED_KEY_BYTES = 32
 
@@ -82,10 +97,13 @@ async def keyvault(
         KekUnavailableError: If Vault cannot be used at start.
     """
     clock = clock or SystemClock()
+    access = Access(load_policy(config.policy_file, DESCRIPTOR), tokens_dir=config.tokens_dir)
+    certificates = config.certificates(clock=clock)
     async with AsyncExitStack() as stack:
-        dsn = read_secret_file(config.database_dsn_file).reveal()
         database = Database(
-            dsn, application_name=APPLICATION_NAME, pool_size=config.database_pool_size
+            lambda: read_secret_file(config.database_dsn_file).reveal(),
+            application_name=APPLICATION_NAME,
+            pool_size=config.database_pool_size,
         )
         stack.push_async_callback(database.close)
         await database.open()
@@ -101,11 +119,9 @@ async def keyvault(
         chainer = AuditChainer(chains, key=audit_key, clock=clock)
         stack.push_async_callback(chainer.close)
         chainer.start()
-        channel = open_channel(config.router_address)
+        channel = open_channel(config.router_address, certificates)
         stack.push_async_callback(channel.close)
-        prober = RouterProber(
-            channel, token=read_secret_file(config.tokens_dir / KEYVAULT), clock=clock
-        )
+        prober = RouterProber(channel, token=config.token(KEYVAULT), clock=clock)
         data_keys = DataKeys(
             kek,
             clock=clock,
@@ -114,6 +130,21 @@ async def keyvault(
             count_max=config.cache_keys,
         )
         stack.push_async_callback(data_keys.close)
+        sealing_keys = SealingKeys(
+            kek=kek,
+            data_keys=data_keys,
+            store=PostgresServiceKeys(database),
+            lifetimes=Lifetimes(
+                seal=timedelta(days=config.sealing_key_days),
+                overlap=timedelta(days=config.sealed_key_days),
+            ),
+        )
+        sealed = SealedSecrets(
+            keys=sealing_keys,
+            proofs=PostgresProofs(database),
+            mac_key=await service_keys.open(CLIENT_HELD),
+            clock=clock,
+        )
         box = SecretBox(kek, data_keys=data_keys, random_bytes=os.urandom)
         master = read_secret_file(config.fingerprint_key_file)
         fingerprinter = Fingerprinter(_derive(master, "fingerprints"))
@@ -124,7 +155,9 @@ async def keyvault(
         )
         releases = Releases(audit)
         stack.push_async_callback(releases.close)
-        test_key = TestKey(store=store, prober=prober, box=box, releases=releases)
+        reads = SharedReads(store)
+        stack.push_async_callback(reads.close)
+        test_key = TestKey(store=store, prober=prober, box=box, sealed=sealed, releases=releases)
         confirmations = Confirmations(test_key)
         stack.push_async_callback(confirmations.close)
         feed = ChangeFeed(store)
@@ -142,6 +175,7 @@ async def keyvault(
                     store=store,
                     prober=prober,
                     box=box,
+                    sealed=sealed,
                     fingerprinter=fingerprinter,
                     clock=clock,
                     new_key_id=lambda: f"key-{secrets.token_hex(KEY_ID_BYTES)}",
@@ -151,32 +185,49 @@ async def keyvault(
                     reader=reader,
                     prober=prober,
                     box=box,
+                    sealed=sealed,
                     fingerprinter=fingerprinter,
                 ),
+                move=MoveKey(store=store, box=box, sealed=sealed, fingerprinter=fingerprinter),
                 change=ChangeKeys(
                     store=store, reader=reader, prober=prober, fingerprinter=fingerprinter
                 ),
                 settings=ChangeSettings(store=store, fingerprinter=fingerprinter),
                 test=test_key,
-                resolve=ResolveKeys(store=store, box=box, releases=releases),
+                sealing_keys=sealing_keys,
+                open_sealed=OpenSealedKey(reader=reader, sealed=sealed),
+                resolve=ResolveKeys(reads=reads, box=box, releases=releases),
                 feed=feed,
                 report=ReportHealth(store=store, confirmations=confirmations),
                 kek=KekOperations(
                     kek=kek,
                     store=store,
                     records=records,
-                    service_keys=service_keys,
                     fingerprinter=fingerprinter,
+                ),
+                rewrap=RewrapKeys(
+                    kek=kek,
+                    store=store,
+                    records=records,
+                    service_keys=service_keys,
                     clock=clock,
                 ),
                 reencrypt=ReencryptKeys(store=store, records=records, box=box, clock=clock),
                 verify_audit=VerifyAudit(chains, chainer=chainer, key=audit_key),
+                sharing=Sharing(PostgresSharing(database)),
             )
         )
-        yield _spec(config, servicer, clock)
+        yield _spec(config, servicer, access=access, certificates=certificates, clock=clock)
 
 
-def _spec(config: KeyvaultConfig, servicer: KeyvaultServicer, clock: Clock) -> ServerSpec:
+def _spec(
+    config: KeyvaultConfig,
+    servicer: KeyvaultServicer,
+    *,
+    access: Access,
+    certificates: Certificates | None,
+    clock: Clock,
+) -> ServerSpec:
     def register(server: grpc.aio.Server) -> None:
         keyvault_service_pb2_grpc.add_KeyvaultServiceServicer_to_server(servicer, server)
 
@@ -186,10 +237,12 @@ def _spec(config: KeyvaultConfig, servicer: KeyvaultServicer, clock: Clock) -> S
         register=register,
         boundary=Boundary(
             table=STATUS,
-            authenticator=TokenAuthenticator(config.tokens_dir),
-            policy=POLICY,
+            access=access,
             clock=clock,
         ),
+        certificates=certificates,
+        health_listen=config.health_listen,
+        connection_seconds=config.connection_seconds,
         drain_seconds=config.drain_seconds,
     )
 
@@ -208,19 +261,33 @@ async def _open_kek(
 
 
 def _vault_settings(config: KeyvaultConfig) -> VaultSettings:
-    if config.vault_role_id_file is None or config.vault_secret_id_file is None:
-        raise ConfigError(["Vault's role id file and secret id file are required"])
     return VaultSettings(
         address=config.vault_address,
         ca_file=config.vault_ca_file,
         namespace=config.vault_namespace,
         transit_mount=config.vault_transit_mount,
         transit_key=config.vault_transit_key,
-        approle_mount=config.vault_approle_mount,
-        role_id_file=config.vault_role_id_file,
-        secret_id_file=config.vault_secret_id_file,
+        login=_vault_login(config),
         call_seconds=config.vault_call_seconds,
         connections=config.vault_connections,
+    )
+
+
+def _vault_login(config: KeyvaultConfig) -> LoginMethod:
+    if config.vault_login == LOGIN_KUBERNETES:
+        if config.vault_kubernetes_token_file is None:
+            raise ConfigError(["Vault's Kubernetes token file is required"])
+        return KubernetesAuth(
+            config.vault_kubernetes_mount,
+            role=config.vault_kubernetes_role,
+            token_file=config.vault_kubernetes_token_file,
+        )
+    if config.vault_role_id_file is None or config.vault_secret_id_file is None:
+        raise ConfigError(["Vault's role id file and secret id file are required"])
+    return AppRole(
+        config.vault_approle_mount,
+        role_id_file=config.vault_role_id_file,
+        secret_id_file=config.vault_secret_id_file,
     )
 
 

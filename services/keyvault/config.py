@@ -11,34 +11,48 @@ from services.shared.config import (
     ConfigError,
     choice,
     existing_file,
-    existing_folder,
     listen_address,
     load,
     seconds,
     setting,
     whole,
 )
+from services.shared.serving_config import ServingConfig
 
 PREFIX = "OWNKEY_KEYVAULT_"
 KEK_LOCAL = "local"
 KEK_VAULT = "vault"
+LOGIN_APPROLE = "approle"
+LOGIN_KUBERNETES = "kubernetes"
 
-_FOR_VAULT = {
-    "vault_address": "OWNKEY_KEYVAULT_VAULT_ADDRESS",
-    "vault_role_id_file": "OWNKEY_KEYVAULT_VAULT_ROLE_ID_FILE",
-    "vault_secret_id_file": "OWNKEY_KEYVAULT_VAULT_SECRET_ID_FILE",
+_FOR_LOGIN = {
+    LOGIN_APPROLE: {
+        "vault_role_id_file": "OWNKEY_KEYVAULT_VAULT_ROLE_ID_FILE",
+        "vault_secret_id_file": "OWNKEY_KEYVAULT_VAULT_SECRET_ID_FILE",
+    },
+    LOGIN_KUBERNETES: {
+        "vault_kubernetes_role": "OWNKEY_KEYVAULT_VAULT_KUBERNETES_ROLE",
+        "vault_kubernetes_token_file": "OWNKEY_KEYVAULT_VAULT_KUBERNETES_TOKEN_FILE",
+    },
 }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class KeyvaultConfig:
+class KeyvaultConfig(ServingConfig):
     """How keyvault runs. Secrets are never values here: a setting names the file with one."""
 
     listen: str = setting(
         "OWNKEY_KEYVAULT_LISTEN",
-        "address to serve on, host:port; plain text on loopback only",
+        "address to serve on, host:port",
         default="127.0.0.1:7101",
         parse=listen_address,
+    )
+    policy_file: Path = setting(
+        "OWNKEY_KEYVAULT_POLICY_FILE",
+        "who may call what, YAML; read at start, a change needs a restart; the packaged one where "
+        "unset",
+        default=Path(__file__).parent / "policy.yaml",
+        parse=existing_file,
     )
     database_dsn_file: Path = setting(
         "OWNKEY_KEYVAULT_DATABASE_DSN_FILE",
@@ -50,11 +64,6 @@ class KeyvaultConfig:
         "connections held at most, 2 to 100; more than the server's cores help little",
         default=10,
         parse=whole(2, 100),
-    )
-    tokens_dir: Path = setting(
-        "OWNKEY_KEYVAULT_TOKENS_DIR",
-        "folder with one token file for each internal identity",
-        parse=existing_folder,
     )
     fingerprint_key_file: Path = setting(
         "OWNKEY_KEYVAULT_FINGERPRINT_KEY_FILE",
@@ -99,6 +108,12 @@ class KeyvaultConfig:
         "name of the Transit key, derived and not exportable",
         default="ownkey",
     )
+    vault_login: str = setting(
+        "OWNKEY_KEYVAULT_VAULT_LOGIN",
+        "how keyvault logs in to Vault: approle, or kubernetes by its service account",
+        default=LOGIN_APPROLE,
+        parse=choice(LOGIN_APPROLE, LOGIN_KUBERNETES),
+    )
     vault_approle_mount: str = setting(
         "OWNKEY_KEYVAULT_VAULT_APPROLE_MOUNT", "where AppRole is mounted", default="approle"
     )
@@ -111,6 +126,23 @@ class KeyvaultConfig:
     vault_secret_id_file: Path | None = setting(
         "OWNKEY_KEYVAULT_VAULT_SECRET_ID_FILE",
         "file with the AppRole secret id, mode 0600; read anew at each login",
+        default=None,
+        parse=existing_file,
+    )
+    vault_kubernetes_mount: str = setting(
+        "OWNKEY_KEYVAULT_VAULT_KUBERNETES_MOUNT",
+        "where Kubernetes auth is mounted",
+        default="kubernetes",
+    )
+    vault_kubernetes_role: str = setting(
+        "OWNKEY_KEYVAULT_VAULT_KUBERNETES_ROLE",
+        "Vault's role for keyvault's service account",
+        default="",
+    )
+    vault_kubernetes_token_file: Path | None = setting(
+        "OWNKEY_KEYVAULT_VAULT_KUBERNETES_TOKEN_FILE",
+        "file with the projected service-account token, of the audience that the role demands; "
+        "read anew at each login",
         default=None,
         parse=existing_file,
     )
@@ -146,6 +178,19 @@ class KeyvaultConfig:
         default=100_000,
         parse=whole(1, 1_000_000),
     )
+    sealing_key_days: int = setting(
+        "OWNKEY_KEYVAULT_SEALING_KEY_DAYS",
+        "how long browsers seal with one sealing key before the next is made, 1 to 365",
+        default=30,
+        parse=whole(1, 365),
+    )
+    sealed_key_days: int = setting(
+        "OWNKEY_KEYVAULT_SEALED_KEY_DAYS",
+        "how much longer a sealing key opens what was sealed with it, 1 to 3650; a client-held "
+        "key unused for so long must be entered again",
+        default=365,
+        parse=whole(1, 3650),
+    )
     drain_seconds: float = setting(
         "OWNKEY_KEYVAULT_DRAIN_SECONDS",
         "how long running calls may go on after a stop was asked for",
@@ -172,7 +217,10 @@ class KeyvaultConfig:
         if self.kek == KEK_VAULT:
             problems += [
                 f"{env} is required when KEK is vault"
-                for name, env in _FOR_VAULT.items()
+                for name, env in {
+                    "vault_address": "OWNKEY_KEYVAULT_VAULT_ADDRESS",
+                    **_FOR_LOGIN[self.vault_login],
+                }.items()
                 if not getattr(self, name)
             ]
             if self.vault_address and not self.vault_address.startswith("https://"):
@@ -199,4 +247,7 @@ def read_config(environ: Mapping[str, str]) -> KeyvaultConfig:
     """
     config = load(KeyvaultConfig, environ, prefix=PREFIX)
     config.check()
+    config.check_connections(
+        PREFIX, listens={"LISTEN": config.listen}, peers={"ROUTER_ADDRESS": config.router_address}
+    )
     return config

@@ -130,16 +130,6 @@ class ProviderUnreachableError(ServiceError):
         )
 
 
-class FieldNotSupportedError(ServiceError):
-    """A field was set whose effect is not served; it is refused rather than silently kept."""
-
-    def __init__(self, field: str) -> None:
-        advice = "is not served yet; leave it unset"
-        super().__init__(
-            f"{field} {advice}", metadata={"field": field}, fields=[FieldViolation(field, advice)]
-        )
-
-
 class KeyLimitReachedError(ServiceError):
     """The account stores as many keys as it may."""
 
@@ -168,7 +158,7 @@ class KeyDisabledError(ServiceError):
     def __init__(self, account: str, key_id: str) -> None:
         name = KEY.format(account=account, key=key_id)
         super().__init__(
-            f"{name} is disabled and cannot become the active key; enable it first",
+            f"{name} is disabled; enable it first",
             metadata={"key": name},
         )
 
@@ -256,6 +246,113 @@ class RecordRefusedError(ServiceError):
             f"the stored secret of {name}, version {version}, is damaged or not its own and was "
             "not opened; replace the key, and tell an operator",
             metadata={"key": name, "version": str(version)},
+        )
+
+
+class SealedKeyFault(StrEnum):
+    """Why a sealed key is not taken."""
+
+    MISSING = "MISSING"
+    MALFORMED = "MALFORMED"
+    NOT_AUTHENTIC = "NOT_AUTHENTIC"
+    SEALING_KEY_GONE = "SEALING_KEY_GONE"
+    OTHER_ACCOUNT = "OTHER_ACCOUNT"
+    OTHER_PROVIDER = "OTHER_PROVIDER"
+    OTHER_SECRET = "OTHER_SECRET"  # noqa: S105 - a word, no secret
+
+
+_SEALED_KEY_SENTENCES = {
+    SealedKeyFault.MISSING: (
+        "the secret of this key is held by the customer's browser; send its sealed_key with a proof"
+    ),
+    SealedKeyFault.MALFORMED: (
+        "it is not in the form that the browser module makes; seal the key again"
+    ),
+    SealedKeyFault.NOT_AUTHENTIC: (
+        "it was not sealed with the sealing key that it names, or was changed since; seal the key "
+        "again"
+    ),
+    SealedKeyFault.SEALING_KEY_GONE: (
+        "the sealing key that it names is past its time or was never made here; the customer must "
+        "enter the key again"
+    ),
+    SealedKeyFault.OTHER_ACCOUNT: "it was sealed for another account",
+    SealedKeyFault.OTHER_PROVIDER: "it was sealed for another provider",
+    SealedKeyFault.OTHER_SECRET: (
+        "it holds another secret than the key's current version; the key was replaced since, so "
+        "seal the new one"
+    ),
+}
+
+
+class SealedKeyRefusedError(ServiceError):
+    """A sealed key is missing, damaged, out of date or another's."""
+
+    def __init__(self, fault: SealedKeyFault) -> None:
+        sentence = _SEALED_KEY_SENTENCES[fault]
+        super().__init__(
+            f"the sealed key is refused: {sentence}",
+            metadata={"fault": fault.value},
+            fields=[FieldViolation("sealed_key", sentence)],
+        )
+        self.fault = fault
+
+
+class ProofFault(StrEnum):
+    """Why a proof is not taken."""
+
+    MISSING = "MISSING"
+    EXPIRED = "EXPIRED"
+    TOO_LONG = "TOO_LONG"
+    SIGNATURE = "SIGNATURE"
+    REPLAYED = "REPLAYED"
+    OTHER_JOB = "OTHER_JOB"
+
+
+_PROOF_SENTENCES = {
+    ProofFault.MISSING: "a sealed key is taken only with a proof; let the browser make one",
+    ProofFault.EXPIRED: "its time is over; let the browser make a fresh one",
+    ProofFault.TOO_LONG: (
+        "it expires more than 120 seconds after the server's time; let the browser make one that "
+        "expires sooner, and check its clock"
+    ),
+    ProofFault.SIGNATURE: (
+        "its signature does not fit; it must be made by the browser that sealed the key, over "
+        "exactly this account, provider, request_id, job and expire_time"
+    ),
+    ProofFault.REPLAYED: (
+        "it was used before; a proof serves one run, so let the browser make a fresh one"
+    ),
+    ProofFault.OTHER_JOB: "it is for a job of another account; let the browser make one for this",
+}
+
+
+class ProofRefusedError(ServiceError):
+    """The proof beside a sealed key is not fresh, not for this request, or was used before."""
+
+    def __init__(self, fault: ProofFault) -> None:
+        super().__init__(
+            f"the proof for the sealed key is refused: {_PROOF_SENTENCES[fault]}",
+            metadata={"fault": fault.value},
+        )
+        self.fault = fault
+
+
+class WrongResidenceError(ServiceError):
+    """The secret of a key does not live where the call needs it."""
+
+    def __init__(self, account: str, key_id: str, *, client_held: bool) -> None:
+        name = KEY.format(account=account, key=key_id)
+        where = "by the customer's browser" if client_held else "on the server"
+        advice = (
+            "send it as sealed_key with a proof, or move the key with MoveKey"
+            if client_held
+            else "leave sealed_key and proof away, or move the key with MoveKey"
+        )
+        residence = "CLIENT_HELD" if client_held else "SERVER"
+        super().__init__(
+            f"the secret of {name} is held {where}; {advice}",
+            metadata={"key": name, "residence": residence},
         )
 
 

@@ -61,6 +61,7 @@ class FaultyVault:
         lasting: Answers every use once `faults` are over; None for all being well.
         uses: Paths of uses so far, with the token of each.
         logins: Logins so far.
+        namespaces: Every namespace that was named so far; "" where none was.
         login_fault: Answers every login; None for all being well.
     """
 
@@ -69,6 +70,7 @@ class FaultyVault:
     lasting: Fault | Callable[[Items], Fault] | None = None
     uses: list[tuple[str, str]] = field(default_factory=list)
     logins: int = 0
+    namespaces: set[str] = field(default_factory=set)
     login_fault: Fault | None = None
 
     def answer_to(self, path: str, token: str, body: dict[str, Any]) -> Fault:
@@ -126,6 +128,7 @@ async def _exchange(
     }
     body = await reader.readexactly(int(headers.get("content-length", 0)))
     path = request_line.split(" ")[1]
+    vault.namespaces.add(headers.get("x-vault-namespace", ""))
     fault = vault.answer_to(path, headers.get("x-vault-token", ""), json.loads(body or b"{}"))
     if fault.hangs:
         await reader.read()

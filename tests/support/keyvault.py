@@ -28,6 +28,7 @@ from ownkey.router.v1 import probe_pb2, router_service_pb2_grpc
 from services.keyvault.bootstrap import MIGRATIONS, keyvault
 from services.keyvault.config import read_config
 from services.shared.channel import open_channel
+from services.shared.clock import Clock
 from services.shared.identity import IDENTITIES, KEYVAULT, OPERATOR, ROUTER, call_metadata
 from services.shared.migrate import migrate
 from services.shared.secret import Secret
@@ -183,7 +184,12 @@ def write_environ(folder: Path, dsn: str, *, router_port: int, **settings: str) 
 
 @asynccontextmanager
 async def running_keyvault(
-    folder: Path, dsn: str, *, router: FakeRouter | None = None, **settings: str
+    folder: Path,
+    dsn: str,
+    *,
+    router: FakeRouter | None = None,
+    clock: Clock | None = None,
+    **settings: str,
 ) -> AsyncIterator[RunningKeyvault]:
     """
     A keyvault with its router.
@@ -192,6 +198,7 @@ async def running_keyvault(
         folder: Gets its secret files.
         dsn: Its database, migrated.
         router: Another router's double than a new one.
+        clock: Another clock than the machine's.
         settings: Further configuration, without the prefix.
     """
     router = router or FakeRouter()
@@ -201,7 +208,7 @@ async def running_keyvault(
     await peer.start()
     environ = write_environ(folder, dsn, router_port=router_port, **settings)
     try:
-        async with keyvault(read_config(environ)) as spec:
+        async with keyvault(read_config(environ), clock=clock) as spec:
             server = await start(spec)
             try:
                 async with open_channel(f"127.0.0.1:{server.port}") as channel:

@@ -8,25 +8,26 @@ from typing import Any
 
 from deploy.local.vault import TRANSIT_KEY, TRANSIT_MOUNT, LocalVault
 from services.keyvault.adapters.vault_http import VaultSettings
+from services.keyvault.adapters.vault_login import AppRole
 from services.keyvault.adapters.vault_transit import VaultTransit
-from services.shared.clock import SystemClock
+from services.shared.clock import Clock, SystemClock
 
 
-def vault_transit(vault: LocalVault, **changes: Any) -> VaultTransit:
-    """Make an adapter for a Vault; `changes` are other settings."""
+def vault_transit(vault: LocalVault, *, clock: Clock | None = None, **changes: Any) -> VaultTransit:
+    """Make an adapter for a Vault, on the system's clock; `changes` are other settings."""
     settings = VaultSettings(
         address=vault.address,
         ca_file=vault.ca_file,
         namespace="",
         transit_mount=TRANSIT_MOUNT,
         transit_key=TRANSIT_KEY,
-        approle_mount="approle",
-        role_id_file=vault.role_id_file,
-        secret_id_file=vault.secret_id_file,
+        login=AppRole(
+            "approle", role_id_file=vault.role_id_file, secret_id_file=vault.secret_id_file
+        ),
         call_seconds=5.0,
         connections=4,
     )
-    return VaultTransit(replace(settings, **changes), clock=SystemClock())
+    return VaultTransit(replace(settings, **changes), clock=clock or SystemClock())
 
 
 def vault_environ(vault: LocalVault) -> dict[str, str]:

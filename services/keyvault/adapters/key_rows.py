@@ -20,7 +20,7 @@ SELECT account_id, active_provider, use_backups, revision FROM accounts
 WHERE account_id = ANY($1::text[])
 """
 SELECT_KEYS = """
-SELECT k.*, v.hint, clock_timestamp() AS read_time, (
+SELECT k.*, v.hint, v.secret_mac, clock_timestamp() AS read_time, (
     SELECT max(p.expire_time) FROM key_versions p
     WHERE (p.account_id, p.key_id) = (k.account_id, k.key_id)
         AND p.destroy_time IS NULL AND p.expire_time > clock_timestamp()
@@ -75,6 +75,7 @@ def key(row: Row, health: Sequence[Health]) -> Key:
             allowed_models=tuple(row["allowed_models"]),
             always_use=row["always_use"],
             order=row["place"],
+            monthly_limit_nano_usd=row["monthly_limit_nano_usd"],
         ),
         enabled=row["enabled"],
         active=row["active"],
@@ -86,6 +87,7 @@ def key(row: Row, health: Sequence[Health]) -> Key:
         read_time=row["read_time"],
         health=tuple(health),
         overlap_until=row["overlap_until"],
+        secret_mac=row["secret_mac"],
     )
 
 

@@ -25,7 +25,8 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from services.keyvault.domain.envelope import DATA_KEY_BYTES, NONCE_BYTES, DataKey, WrappedKey
+from services.keyvault.domain.aead import NONCE_BYTES
+from services.keyvault.domain.envelope import DATA_KEY_BYTES, DataKey, WrappedKey
 from services.keyvault.errors import KekCause, KekUnavailableError
 from services.keyvault.usecases.ports import KekState
 from services.shared.config import ConfigError

@@ -32,11 +32,15 @@ from services.keyvault.usecases.ports import (
     FeedPosition,
     RecordedRequest,
     Snapshot,
+    StoredSecret,
 )
 from services.shared.errors import StoreUnavailableError
 from services.shared.postgres import Connection, Database
 
 T = TypeVar("T")
+
+GENERATION_OF_NONE = 1
+"""Where the customer's browser holds the secret there is no encryption to count."""
 
 _LOCK_ACCOUNT = """
 INSERT INTO accounts AS a (account_id) VALUES ($1)
@@ -52,17 +56,19 @@ INSERT INTO requests (account_id, request_id, fingerprints, outcome) VALUES ($1,
 _WAS_DELETED = "SELECT 1 FROM deleted_keys WHERE account_id = $1 AND key_id = $2"
 _INSERT_KEY = """
 INSERT INTO keys (account_id, key_id, provider, label, default_model, allowed_models, always_use,
-                  place, enabled, active, current_version, revision, create_time, update_time)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+                  place, monthly_limit_nano_usd, enabled, active, current_version, revision,
+                  create_time, update_time)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 """
 _UPDATE_KEY = """
 UPDATE keys SET label = $3, default_model = $4, allowed_models = $5, always_use = $6, place = $7,
-                enabled = $8, active = $9, current_version = $10, revision = $11, update_time = $12
+                monthly_limit_nano_usd = $8, enabled = $9, active = $10, current_version = $11,
+                revision = $12, update_time = $13
 WHERE account_id = $1 AND key_id = $2
 """
 _INSERT_VERSION = """
-INSERT INTO key_versions (account_id, key_id, version, generation, hint, create_time)
-VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO key_versions (account_id, key_id, version, generation, hint, create_time, secret_mac)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
 """
 _INSERT_RECORD = """
 INSERT INTO key_secrets (account_id, key_id, version, format_version, algorithm, kek_name,
@@ -200,7 +206,7 @@ class PostgresAccountChange:
         """Tell whether the id belonged to a key that is deleted."""
         return bool(await self._connection.fetchrow(_WAS_DELETED, self._account, key_id))
 
-    async def insert_key(self, key: Key, record: Record) -> None:
+    async def insert_key(self, key: Key, record: Record | None) -> None:
         """Store a new key with its first version."""
         fields = key.fields
         await self._connection.execute(
@@ -213,6 +219,7 @@ class PostgresAccountChange:
             list(fields.allowed_models),
             fields.always_use,
             fields.order,
+            fields.monthly_limit_nano_usd,
             key.enabled,
             key.active,
             key.version,
@@ -234,6 +241,7 @@ class PostgresAccountChange:
             list(fields.allowed_models),
             fields.always_use,
             fields.order,
+            fields.monthly_limit_nano_usd,
             key.enabled,
             key.active,
             key.version,
@@ -241,7 +249,7 @@ class PostgresAccountChange:
             key.update_time,
         )
 
-    async def replace_secret(self, key: Key, record: Record) -> list[int]:
+    async def replace_secret(self, key: Key, record: Record | None) -> list[int]:
         """Store the key's new current version and destroy earlier ones; see the port."""
         await self.update_key(key)
         overlaps = key.overlap_until is not None
@@ -299,11 +307,15 @@ class PostgresAccountChange:
         """Append the account to the change feed as the transaction's last statement."""
         self.announced = True
 
-    async def _insert_version(self, key: Key, record: Record) -> None:
-        await check_floor(self._connection, [record.data_key])
+    async def _insert_version(self, key: Key, record: Record | None) -> None:
         of = (key.account, key.key_id, key.version)
-        await self._connection.execute(_INSERT_VERSION, *of, record.generation, key.hint, self.time)
-        await self._connection.execute(_INSERT_RECORD, *of, *key_rows.record_columns(record))
+        generation = record.generation if record else GENERATION_OF_NONE
+        await self._connection.execute(
+            _INSERT_VERSION, *of, generation, key.hint, self.time, key.secret_mac
+        )
+        if record is not None:
+            await check_floor(self._connection, [record.data_key])
+            await self._connection.execute(_INSERT_RECORD, *of, *key_rows.record_columns(record))
         await self.put_health(key)
 
 
@@ -353,8 +365,7 @@ class PostgresKeyStore:
             keys = await _load_keys(connection, names)
             records = await connection.fetch(key_rows.SELECT_SECRETS, names) if secrets else []
             stored = key_rows.stored_secrets(records)
-            earlier = await connection.fetch(key_rows.SELECT_PREVIOUS, names) if secrets else []
-            previous = key_rows.stored_secrets(earlier)
+            previous = await _load_previous(connection, keys) if secrets else {}
             return Snapshot(
                 accounts=[
                     AccountSnapshot(
@@ -401,6 +412,18 @@ async def _load_keys(connection: Connection, accounts: list[str]) -> dict[str, l
         entries = health.get((row["account_id"], row["key_id"]), ())
         found[row["account_id"]].append(key_rows.key(row, entries))
     return found
+
+
+async def _load_previous(
+    connection: Connection, keys: Mapping[str, list[Key]]
+) -> dict[str, dict[str, StoredSecret]]:
+    """Read the records of versions in their overlap, by account, then key id."""
+    names = [
+        name for name, found in keys.items() if any(key.overlap_until is not None for key in found)
+    ]
+    if not names:
+        return {}
+    return key_rows.stored_secrets(await connection.fetch(key_rows.SELECT_PREVIOUS, names))
 
 
 def _refuse_standby(row: Mapping[str, object]) -> None:

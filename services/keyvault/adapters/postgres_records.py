@@ -9,7 +9,7 @@ from services.keyvault.adapters import key_rows
 from services.keyvault.adapters.kek_floors import check_floor
 from services.keyvault.domain.envelope import Record, WrappedKey
 from services.keyvault.errors import KekVersionInUseError
-from services.keyvault.usecases.ports import RecordName, StoredSecret
+from services.keyvault.usecases.ports import RecordName, StoredSecret, WrappedRecord
 from services.shared.postgres import Connection, Database
 
 _COUNT = """
@@ -33,7 +33,12 @@ SELECT k.provider, v.generation AS known_generation, s.* FROM key_secrets s
     JOIN key_versions v USING (account_id, key_id, version)
     JOIN keys k USING (account_id, key_id)
 """
-_SELECT_OUTDATED = f"""{_SELECT}
+_SELECT_OUTDATED = """
+SELECT s.account_id, s.key_id, s.version, v.generation, k.provider, s.format_version,
+       s.kek_name, s.kek_version, s.wrapped_dek
+FROM key_secrets s
+    JOIN key_versions v USING (account_id, key_id, version)
+    JOIN keys k USING (account_id, key_id)
 WHERE s.kek_name = $1 AND s.kek_version < $2
     AND (s.account_id, s.key_id, s.version) > ($3::text, $4::text, $5::bigint)
 ORDER BY s.account_id, s.key_id, s.version LIMIT $6
@@ -50,7 +55,6 @@ FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bytea[], $5::bytea[], $6::
     AS n (account_id, key_id, version, known, wrapped, kek_version)
 WHERE (s.account_id, s.key_id, s.version) = (n.account_id, n.key_id, n.version)
     AND s.wrapped_dek = n.known
-RETURNING 1
 """
 _EXCHANGE_RECORD = """
 WITH exchanged AS (
@@ -93,10 +97,29 @@ class PostgresRecords:
 
     async def outdated(
         self, kek_name: str, *, below: int, after: RecordName | None, limit: int
-    ) -> list[StoredSecret]:
+    ) -> list[WrappedRecord]:
         """Return records wrapped by a version below one, in the order of their names."""
         rows = await self._database.fetch(_SELECT_OUTDATED, kek_name, below, *_place(after), limit)
-        return [key_rows.stored_secret(row) for row in rows]
+        return [
+            WrappedRecord(
+                RecordName(account, key_id, version),
+                generation,
+                provider,
+                format_version,
+                WrappedKey(kek, kek_version, wrapped),
+            )
+            for (
+                account,
+                key_id,
+                version,
+                generation,
+                provider,
+                format_version,
+                kek,
+                kek_version,
+                wrapped,
+            ) in rows
+        ]
 
     async def after(
         self, after: RecordName | None, *, account: str, limit: int
@@ -105,21 +128,21 @@ class PostgresRecords:
         rows = await self._database.fetch(_SELECT_AFTER, *_place(after), account, limit)
         return [key_rows.stored_secret(row) for row in rows]
 
-    async def exchange_data_keys(self, items: Sequence[tuple[StoredSecret, WrappedKey]]) -> int:
+    async def exchange_data_keys(self, items: Sequence[tuple[WrappedRecord, WrappedKey]]) -> int:
         """Store other wrapped keys where the old ones still stand; return how many did."""
 
         async def unit(connection: Connection) -> int:
             await check_floor(connection, [data_key for _, data_key in items])
-            exchanged = await connection.fetch(
+            tag = await connection.execute(
                 _EXCHANGE_DATA_KEYS,
-                [stored.binding.account for stored, _ in items],
-                [stored.binding.key_id for stored, _ in items],
-                [stored.binding.version for stored, _ in items],
-                [stored.record.data_key.wrapped for stored, _ in items],
+                [item.name.account for item, _ in items],
+                [item.name.key_id for item, _ in items],
+                [item.name.version for item, _ in items],
+                [item.data_key.wrapped for item, _ in items],
                 [data_key.wrapped for _, data_key in items],
                 [data_key.kek_version for _, data_key in items],
             )
-            return len(exchanged)
+            return int(tag.removeprefix("UPDATE "))
 
         return await self._database.run(unit)
 

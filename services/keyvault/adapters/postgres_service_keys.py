@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from services.keyvault.adapters.kek_floors import check_floor
 from services.keyvault.domain.envelope import WrappedKey
+from services.keyvault.domain.sealing import Age
+from services.keyvault.usecases.ports import AgedKey
 from services.shared.postgres import Connection, Database
 
 _FIND = "SELECT kek_name, kek_version, wrapped FROM service_keys WHERE purpose = $1"
@@ -18,6 +22,11 @@ _OUTDATED = """
 SELECT purpose, kek_name, kek_version, wrapped FROM service_keys
 WHERE kek_name = $1 AND kek_version < $2 ORDER BY purpose
 """
+_AGED = """
+SELECT purpose, kek_name, kek_version, wrapped, create_time, clock_timestamp() AS read_time
+FROM service_keys WHERE starts_with(purpose, $1)
+"""
+_DESTROY = "DELETE FROM service_keys WHERE purpose = ANY($1::text[])"
 _EXCHANGE = """
 UPDATE service_keys SET wrapped = $3, kek_version = $4 WHERE purpose = $1 AND wrapped = $2
 """
@@ -50,6 +59,21 @@ class PostgresServiceKeys:
             return WrappedKey(row["kek_name"], row["kek_version"], row["wrapped"])
 
         return await self._database.run(unit)
+
+    async def aged_service_keys(self, prefix: str) -> list[AgedKey]:
+        """Return the keys whose purpose begins so, each with its age."""
+        return [
+            AgedKey(
+                row["purpose"],
+                WrappedKey(row["kek_name"], row["kek_version"], row["wrapped"]),
+                Age(row["create_time"], row["read_time"]),
+            )
+            for row in await self._database.fetch(_AGED, prefix)
+        ]
+
+    async def destroy_service_keys(self, purposes: Sequence[str]) -> None:
+        """Destroy keys."""
+        await self._database.execute(_DESTROY, list(purposes))
 
     async def outdated_service_keys(
         self, kek_name: str, *, below: int

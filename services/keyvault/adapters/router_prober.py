@@ -51,11 +51,11 @@ class RouterProber:
 
     Args:
         channel: To the router.
-        token: Keyvault's own.
+        token: Keyvault's own; None where its certificate shows it.
         clock: Time.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, *, token: Secret, clock: Clock) -> None:
+    def __init__(self, channel: grpc.aio.Channel, *, token: Secret | None, clock: Clock) -> None:
         self._stub = router_service_pb2_grpc.RouterServiceStub(channel)
         self._metadata = call_metadata(token)
         self._clock = clock

@@ -21,10 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import requests
 import requests.adapters
 from hvac.adapters import RawAdapter
 
+from services.keyvault.adapters.vault_login import LoginMethod
 from services.keyvault.errors import KekCause, KekUnavailableError
 from services.shared.channel import outbound_seconds
 from services.shared.clock import Clock
@@ -50,9 +52,7 @@ class VaultSettings:
         namespace: Vault namespace; "" for none.
         transit_mount: Where Transit is mounted.
         transit_key: Name of the key.
-        approle_mount: Where AppRole is mounted.
-        role_id_file: Holds the role id.
-        secret_id_file: Holds the secret id.
+        login: Who keyvault is to Vault.
         call_seconds: Time for one use, retries included.
         connections: Calls at once.
     """
@@ -62,9 +62,7 @@ class VaultSettings:
     namespace: str
     transit_mount: str
     transit_key: str
-    approle_mount: str
-    role_id_file: Path
-    secret_id_file: Path
+    login: LoginMethod
     call_seconds: float
     connections: int
 
@@ -192,10 +190,11 @@ class VaultHTTP:
     ) -> dict[str, Any]:
         def blocking() -> tuple[int, dict[str, Any] | None]:
             headers = {TOKEN_HEADER: token.reveal()} if token is not None else {}
+            data = None if body is None else msgspec.json.encode(body)
             response = self._adapter.request(
-                method, path, headers=headers, json=body, timeout=seconds, raise_exception=False
+                method, path, headers=headers, data=data, timeout=seconds, raise_exception=False
             )
-            return response.status_code, _json_object(response)
+            return response.status_code, _json_object(response.content)
 
         async with self._lanes:
             loop = asyncio.get_running_loop()
@@ -213,10 +212,10 @@ class VaultHTTP:
         return _judge(path, status, answer)
 
 
-def _json_object(response: requests.Response) -> dict[str, Any] | None:
+def _json_object(content: bytes) -> dict[str, Any] | None:
     try:
-        parsed = response.json()
-    except ValueError:
+        parsed = msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     return parsed if isinstance(parsed, dict) else None
 

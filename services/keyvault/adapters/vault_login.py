@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Keyvault's token at Vault: an AppRole login, renewed ahead of its end.
+Keyvault's token at Vault: a login by AppRole or Kubernetes, renewed ahead of its end.
 
 Rules:
 1. One login at a time: whoever needs a token while one is under way waits for that one.
 2. A refused token is replaced once, by the first who met the refusal; the others take what it got.
 3. A login ahead of time that fails changes nothing while the old token still lives.
-See https://developer.hashicorp.com/vault/api-docs/auth/approle#login-with-approle
+4. What proves who we are is read from its file at each login, so it may be exchanged meanwhile.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from services.keyvault.errors import KekCause, KekUnavailableError
 from services.keyvault.usecases.background import start_detached
@@ -30,7 +30,7 @@ LEASE_SECONDS_MIN = 1.0
 
 log = get_logger()
 
-Post = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
+Post = Callable[[str, dict[str, str]], Awaitable[dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,31 +49,80 @@ class Token:
     ends_at: float
 
 
+class LoginMethod(Protocol):
+    """
+    One way to log in.
+
+    `path` is Vault's, from `/v1/` on.
+    """
+
+    path: str
+
+    def body(self) -> dict[str, str]:
+        """Return what is posted there; raises ConfigError where a file cannot be used."""
+        ...
+
+
+class AppRole:
+    """
+    A role id and a secret id, each in a file.
+
+    See https://developer.hashicorp.com/vault/api-docs/auth/approle#login-with-approle
+
+    Args:
+        mount: Where the method is mounted.
+        role_id_file: Holds the role id.
+        secret_id_file: Holds the secret id.
+    """
+
+    def __init__(self, mount: str, *, role_id_file: Path, secret_id_file: Path) -> None:
+        self.path = f"/v1/auth/{mount}/login"
+        self._role_id_file = role_id_file
+        self._secret_id_file = secret_id_file
+
+    def body(self) -> dict[str, str]:
+        """Return role id and secret id."""
+        return {
+            "role_id": read_secret_file(self._role_id_file).reveal(),
+            "secret_id": read_secret_file(self._secret_id_file).reveal(),
+        }
+
+
+class KubernetesAuth:
+    """
+    A pod's projected service-account token, which Vault has the cluster review.
+
+    See https://developer.hashicorp.com/vault/api-docs/auth/kubernetes#login
+
+    Args:
+        mount: Where the method is mounted.
+        role: Vault's role for this service account.
+        token_file: Holds the token; the kubelet exchanges it before it expires.
+    """
+
+    def __init__(self, mount: str, *, role: str, token_file: Path) -> None:
+        self.path = f"/v1/auth/{mount}/login"
+        self._role = role
+        self._token_file = token_file
+
+    def body(self) -> dict[str, str]:
+        """Return role and token."""
+        return {"role": self._role, "jwt": read_secret_file(self._token_file).reveal()}
+
+
 class VaultLogin:
     """
     Keeps a token.
 
     Args:
         post: Posts to a path of Vault without a token.
-        approle_mount: Where AppRole is mounted.
-        role_id_file: Holds the role id.
-        secret_id_file: Holds the secret id; read anew each time, so it can be exchanged.
+        method: Who we are to Vault.
         clock: Time.
     """
 
-    def __init__(
-        self,
-        post: Post,
-        *,
-        approle_mount: str,
-        role_id_file: Path,
-        secret_id_file: Path,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, post: Post, *, method: LoginMethod, clock: Clock) -> None:
         self._post = post
-        self._path = f"/v1/auth/{approle_mount}/login"
-        self._role_id_file = role_id_file
-        self._secret_id_file = secret_id_file
+        self._method = method
         self._clock = clock
         self._token: Token | None = None
         self._login: asyncio.Task[Token] | None = None
@@ -120,15 +169,12 @@ class VaultLogin:
 
     async def _log_in(self) -> Token:
         try:
-            body = {
-                "role_id": read_secret_file(self._role_id_file).reveal(),
-                "secret_id": read_secret_file(self._secret_id_file).reveal(),
-            }
+            body = self._method.body()
         except ConfigError as fault:
             log.error("vault_login_files_unusable", problems=fault.problems)  # noqa: TRY400
             raise KekUnavailableError(KekCause.DENIED) from None
         started = self._clock.monotonic()
-        answer = await self._post(self._path, body)
+        answer = await self._post(self._method.path, body)
         try:
             value = str(answer["auth"]["client_token"])
             lease = max(LEASE_SECONDS_MIN, float(answer["auth"]["lease_duration"]))

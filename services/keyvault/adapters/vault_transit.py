@@ -61,13 +61,7 @@ class VaultTransit:
         self._clock = clock
         # Jitter only spreads retries; it protects nothing.
         self._http = VaultHTTP(settings, clock=clock, jitter=random.random)
-        self._login = VaultLogin(
-            self._post_login,
-            approle_mount=settings.approle_mount,
-            role_id_file=settings.role_id_file,
-            secret_id_file=settings.secret_id_file,
-            clock=clock,
-        )
+        self._login = VaultLogin(self._post_login, method=settings.login, clock=clock)
 
     async def check_key(self) -> None:
         """
@@ -244,13 +238,13 @@ class VaultTransit:
             raise _broken(path)
         return data
 
-    async def _post_login(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def _post_login(self, path: str, body: dict[str, str]) -> dict[str, Any]:
         try:
             return await self._http.call(
                 "post", path, body, token=None, deadline=self._http.deadline()
             )
         except VaultRejectedError:
-            # A wrong role or secret id is answered 400, a forbidden one 403.
+            # A wrong role or secret id is answered 400, a forbidden one or a refused token 403.
             raise KekUnavailableError(KekCause.DENIED) from None
 
 

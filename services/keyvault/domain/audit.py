@@ -27,6 +27,8 @@ class AuditAction(StrEnum):
     ROTATE_KEK = "ROTATE_KEK"
     REENCRYPT = "REENCRYPT"
     RETIRE_KEK = "RETIRE_KEK"
+    MOVE = "MOVE"
+    REWRAP = "REWRAP"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,20 +18,18 @@ from __future__ import annotations
 import hmac
 from dataclasses import dataclass
 
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from services.keyvault.domain import aead
+from services.keyvault.domain.aead import NONCE_BYTES, TAG_BYTES
 from services.keyvault.errors import RecordRefusedError
 from services.shared.fingerprint import canonical
 from services.shared.secret import Secret
 
 FORMAT_VERSION = 1
 ALGORITHM = "AES-256-GCM"
-DATA_KEY_BYTES = 32
-NONCE_BYTES = 12
-TAG_BYTES = 16
+DATA_KEY_BYTES = aead.KEY_BYTES
 COMMITMENT_BYTES = 32
 
 _PURPOSE = b"ownkey/keyvault/record"
@@ -144,7 +142,7 @@ def seal(secret: Secret, binding: Binding, *, data_key: DataKey, nonce: bytes) -
         generation=binding.generation,
         data_key=data_key.wrapped,
         nonce=nonce,
-        ciphertext=AESGCM(key).encrypt(nonce, secret.reveal_bytes(), context),
+        ciphertext=aead.encrypt(key, nonce, secret.reveal_bytes(), context),
         commitment=_commitment(key, context),
     )
 
@@ -188,10 +186,10 @@ def unseal(record: Record, binding: Binding, data_key: Secret) -> Secret:
         record.commitment, _commitment(key, context)
     ):
         raise refused
-    try:
-        return Secret(AESGCM(key).decrypt(record.nonce, record.ciphertext, context))
-    except InvalidTag as fault:
-        raise refused from fault
+    secret = aead.decrypt(key, record.nonce, record.ciphertext, context)
+    if secret is None:
+        raise refused
+    return Secret(secret)
 
 
 def _commitment(key: bytes, context: bytes) -> bytes:

@@ -16,6 +16,8 @@ LABEL_CHARACTERS_MAX = 100
 ALLOWED_MODELS_MAX = 100
 MODEL_CHARACTERS_MAX = 200
 ORDER_MAX = 1_000_000
+MONTHLY_LIMIT_NANO_USD_MAX = 10**18
+"""As the ledger takes it: a billion dollars."""
 
 # Shorter than any provider's key: one pasted here by mistake is refused without being repeated.
 _PROVIDER = re.compile(r"[a-z](?:[a-z0-9-]{0,30}[a-z0-9])?")
@@ -33,6 +35,7 @@ class KeyFields:
         allowed_models: The only models it may serve; empty for all.
         always_use: Never fall back to credits from it.
         order: Place in the account's order, ascending.
+        monthly_limit_nano_usd: What it may spend in a UTC month, in vendor cost; None for no limit.
     """
 
     label: str = ""
@@ -40,6 +43,7 @@ class KeyFields:
     allowed_models: tuple[str, ...] = ()
     always_use: bool = False
     order: int = 0
+    monthly_limit_nano_usd: int | None = None
 
     def check(self) -> None:
         """
@@ -67,6 +71,10 @@ class KeyFields:
         if not 0 <= self.order <= ORDER_MAX:
             advice = f"must be from 0 to {ORDER_MAX}"
             raise InvalidArgumentError.of("key.order", advice)
+        limit = self.monthly_limit_nano_usd
+        if limit is not None and not 1 <= limit <= MONTHLY_LIMIT_NANO_USD_MAX:
+            advice = f"must be from 1 to {MONTHLY_LIMIT_NANO_USD_MAX}, or unset for no limit"
+            raise InvalidArgumentError.of("key.monthly_limit_nano_usd", advice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +97,8 @@ class Key:
         read_time: The database's clock when this was read; health is judged by it.
         health: Entries of the current version that are not plain ACTIVE.
         overlap_until: Until when the version before may be used; None without an overlap.
+        secret_mac: By what the current version's secret is known again, where the customer's
+            browser holds it; None where it is stored.
     """
 
     account: str
@@ -105,11 +115,17 @@ class Key:
     read_time: datetime
     health: tuple[Health, ...] = ()
     overlap_until: datetime | None = None
+    secret_mac: bytes | None = None
 
     @property
     def name(self) -> str:
         """The resource name."""
         return KEY.format(account=self.account, key=self.key_id)
+
+    @property
+    def client_held(self) -> bool:
+        """Whether the customer's browser holds the secret."""
+        return self.secret_mac is not None
 
     @property
     def etag(self) -> str:

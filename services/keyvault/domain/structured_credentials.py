@@ -29,7 +29,7 @@ SHOWN_CHARACTERS = 4
 AZURE_DOMAINS = (".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com")
 GOOGLE_DOMAIN = ".googleapis.com"
 
-_CHAT = "/chat/completions"
+_TARGETS = ("/chat/completions", "/images/generations", "/audio/speech")
 _TEMPORARY = "ASIA"
 _PEM = r"\s*-----BEGIN (?:RSA )?PRIVATE KEY-----\s[\s\S]+-----END (?:RSA )?PRIVATE KEY-----\s*"
 
@@ -59,8 +59,8 @@ def _endpoint_fault(value: str) -> str:
         return "must be a plain https address, without user, port or fragment"
     if not host.endswith(AZURE_DOMAINS) or host.startswith("."):
         return f"must be on one of Azure's domains, *{', *'.join(AZURE_DOMAINS)}"
-    if not urlsplit(value).path.endswith(_CHAT):
-        return f"must be the whole address, up to {_CHAT}"
+    if not urlsplit(value).path.endswith(_TARGETS):
+        return f"must be the whole address, up to {', '.join(_TARGETS[:-1])} or {_TARGETS[-1]}"
     return ""
 
 

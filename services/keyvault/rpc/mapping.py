@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from google.protobuf import duration_pb2, field_mask_pb2, timestamp_pb2
@@ -21,19 +21,30 @@ from services.keyvault.domain.audit import AuditEvent
 from services.keyvault.domain.health import WHOLE_KEY, Health, HealthState, LiveTest, Outcome
 from services.keyvault.domain.keys import Key, KeyFields, Settings
 from services.keyvault.domain.names import ACCOUNT, AUDIT_EVENT, KEY
-from services.keyvault.errors import FieldNotSupportedError
 from services.keyvault.usecases.audit_chain import AuditVerdict
-from services.keyvault.usecases.kek import KekReport, RunProgress
+from services.keyvault.usecases.kek import KekReport
 from services.keyvault.usecases.ports import FeedPosition, RecordName
 from services.keyvault.usecases.resolve_keys import ResolvedAccount
+from services.keyvault.usecases.runs import RunProgress
 from services.shared.errors import InvalidArgumentError
 
-KEY_MASK = frozenset({"label", "default_model", "allowed_models", "always_use", "order"})
+KEY_MASK = frozenset(
+    {
+        "label",
+        "default_model",
+        "allowed_models",
+        "always_use",
+        "order",
+        "monthly_limit_nano_usd",
+    }
+)
 SETTINGS_MASK = frozenset({"active_provider", "use_backups"})
 
 VERSION_DIGITS_MAX = 18
 
 _MILLIS = timedelta(milliseconds=1)
+_SECOND = timedelta(seconds=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _OUTCOMES: dict[int, Outcome] = {
     int(resolution_pb2.Outcome.Value(f"OUTCOME_{outcome.name}")): outcome for outcome in Outcome
 }
@@ -48,21 +59,15 @@ def outcome(value: int) -> Outcome:
 
 
 def key_fields(message: key_pb2.Key) -> KeyFields:
-    """Return what a caller set in a key; raises FieldNotSupportedError."""
-    refuse_unserved(message)
+    """Return what a caller set in a key."""
     return KeyFields(
         label=message.label,
         default_model=message.default_model,
         allowed_models=tuple(message.allowed_models),
         always_use=message.always_use,
         order=message.order,
+        monthly_limit_nano_usd=_monthly_limit(message),
     )
-
-
-def refuse_unserved(message: key_pb2.Key) -> None:
-    """Refuse a field whose effect is not served: keeping it would promise what is not done."""
-    if message.HasField("monthly_limit_nano_usd"):
-        raise FieldNotSupportedError("key.monthly_limit_nano_usd")
 
 
 def masked(
@@ -76,20 +81,19 @@ def masked(
 
     Raises:
         InvalidArgumentError: If the mask is empty, or names what may not be changed.
-        FieldNotSupportedError: If it names a field whose effect is not served.
     """
     names = ", ".join(sorted(allowed))
     if not mask.paths:
         raise InvalidArgumentError.of("update_mask", f"must name at least one of {names}")
     values: dict[str, Any] = {}
     for path in mask.paths:
-        if path == "monthly_limit_nano_usd":
-            raise FieldNotSupportedError("key.monthly_limit_nano_usd")
         if path not in allowed:
             advice = f"'{path}' cannot be changed; these can: {names}"
             raise InvalidArgumentError.of("update_mask", advice)
         value = getattr(message, path)
         values[path] = value if isinstance(value, (str, bool, int)) else tuple(value)
+        if isinstance(message, key_pb2.Key) and path == "monthly_limit_nano_usd":
+            values[path] = _monthly_limit(message)
     return values
 
 
@@ -103,6 +107,7 @@ def key_message(key: Key) -> key_pb2.Key:
         allowed_models=key.fields.allowed_models,
         always_use=key.fields.always_use,
         order=key.fields.order,
+        monthly_limit_nano_usd=key.fields.monthly_limit_nano_usd,
         state=key_pb2.KEY_STATE_ENABLED if key.enabled else key_pb2.KEY_STATE_DISABLED,
         active=key.active,
         hint=key.hint,
@@ -112,6 +117,7 @@ def key_message(key: Key) -> key_pb2.Key:
         update_time=_timestamp(key.update_time),
         etag=key.etag,
         overlap_end_time=_timestamp(key.overlap_until) if key.overlap_until else None,
+        residence=key_pb2.RESIDENCE_CLIENT_HELD if key.client_held else key_pb2.RESIDENCE_SERVER,
     )
 
 
@@ -222,6 +228,7 @@ def account_keys_message(resolved: ResolvedAccount) -> resolution_pb2.AccountKey
         message.keys.add(
             key=key_message(key),
             secret=secret.reveal() if secret is not None else "",
+            unavailable_cause=resolved.unavailable.get(key.key_id, ""),
             previous=_previous_message(resolved, key),
         )
     return message
@@ -237,6 +244,10 @@ def _previous_message(resolved: ResolvedAccount, key: Key) -> resolution_pb2.Pre
     return resolution_pb2.PreviousVersion(
         version=version, secret=secret.reveal(), remaining_millis=left
     )
+
+
+def _monthly_limit(message: key_pb2.Key) -> int | None:
+    return message.monthly_limit_nano_usd if message.HasField("monthly_limit_nano_usd") else None
 
 
 def _health_messages(key: Key) -> list[key_pb2.KeyHealth]:
@@ -263,9 +274,8 @@ def _health_message(entry: Health, now: datetime) -> key_pb2.KeyHealth:
 
 
 def _timestamp(time: datetime) -> timestamp_pb2.Timestamp:
-    message = timestamp_pb2.Timestamp()
-    message.FromDatetime(time)
-    return message
+    seconds, rest = divmod(time - _EPOCH, _SECOND)
+    return timestamp_pb2.Timestamp(seconds=seconds, nanos=rest.microseconds * 1_000)
 
 
 def _duration(span: timedelta | None) -> duration_pb2.Duration | None:

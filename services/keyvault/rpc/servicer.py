@@ -17,11 +17,11 @@ from ownkey.keyvault.v1 import (
     keyvault_service_pb2,
     keyvault_service_pb2_grpc,
     resolution_pb2,
+    sharing_pb2,
 )
 
 from services.keyvault.domain.names import ACCOUNT, KEY, PLATFORM, SETTINGS
-from services.keyvault.errors import FieldNotSupportedError, NotServedError
-from services.keyvault.rpc import mapping
+from services.keyvault.rpc import mapping, sealed_mapping, sharing
 from services.keyvault.usecases.audit_chain import VerifyAudit
 from services.keyvault.usecases.change_feed import ChangeFeed
 from services.keyvault.usecases.change_keys import ChangeKeys
@@ -29,12 +29,17 @@ from services.keyvault.usecases.change_settings import ChangeSettings
 from services.keyvault.usecases.create_key import CreateKey, NewKey
 from services.keyvault.usecases.idempotency import Caller
 from services.keyvault.usecases.kek import KekOperations
+from services.keyvault.usecases.move_key import MoveKey
+from services.keyvault.usecases.open_sealed_key import OpenSealedKey
 from services.keyvault.usecases.ports import FeedPosition
 from services.keyvault.usecases.read_keys import ReadKeys
 from services.keyvault.usecases.reencrypt_keys import ReencryptKeys
 from services.keyvault.usecases.replace_key import NewSecret, ReplaceKey
 from services.keyvault.usecases.report_health import Report, ReportHealth
 from services.keyvault.usecases.resolve_keys import ResolveKeys
+from services.keyvault.usecases.rewrap_keys import RewrapKeys
+from services.keyvault.usecases.sealing_keys import SealingKeys
+from services.keyvault.usecases.sharing import Sharing
 from services.keyvault.usecases.test_key import TestKey
 from services.shared.boundary import current_call
 from services.shared.errors import AccessDeniedError, InvalidArgumentError
@@ -42,7 +47,6 @@ from services.shared.identity import OPERATOR, ROUTER
 from services.shared.ids import parse_uuid
 from services.shared.names import ResourceName
 from services.shared.paging import page_size
-from services.shared.secret import Secret
 
 ACCOUNTS_MAX = 64
 RUN_RATE_DEFAULT = 1_000
@@ -61,29 +65,39 @@ class UseCases:
         read: Reads keys, settings and the audit trail.
         create: Stores keys.
         replace: Replaces secrets.
+        move: Moves secrets between the server and browsers.
         change: Changes, switches, chooses and deletes keys.
         settings: Changes settings.
-        test: Tests stored keys.
+        test: Tests keys.
+        sealing_keys: What browsers seal with.
         resolve: Hands secrets to the router.
+        open_sealed: Opens client-held keys for the router.
         feed: Tells the router what changed.
         report: Takes health reports.
         kek: Looks after the key-encryption key.
+        rewrap: Wraps stored data keys anew.
         reencrypt: Encrypts stored secrets anew.
         verify_audit: Verifies the audit trail.
+        sharing: Shares limits and outages among routers.
     """
 
     read: ReadKeys
     create: CreateKey
     replace: ReplaceKey
+    move: MoveKey
     change: ChangeKeys
     settings: ChangeSettings
     test: TestKey
+    sealing_keys: SealingKeys
     resolve: ResolveKeys
+    open_sealed: OpenSealedKey
     feed: ChangeFeed
     report: ReportHealth
     kek: KekOperations
+    rewrap: RewrapKeys
     reencrypt: ReencryptKeys
     verify_audit: VerifyAudit
+    sharing: Sharing
 
 
 class KeyvaultServicer(keyvault_service_pb2_grpc.KeyvaultServiceServicer):
@@ -110,8 +124,11 @@ class KeyvaultServicer(keyvault_service_pb2_grpc.KeyvaultServiceServicer):
                 key_id=request.key_id,
                 provider=request.key.provider,
                 fields=mapping.key_fields(request.key),
-                pasted=Secret(request.secret),
+                submitted=sealed_mapping.submitted(request, account, secret=request.secret),
                 store_unverified=request.store_unverified,
+                client_held=sealed_mapping.is_client_held(
+                    request.key.residence, "key.residence", default=False
+                ),
             ),
         )
         return keyvault_service_pb2.CreateKeyResponse(
@@ -140,7 +157,6 @@ class KeyvaultServicer(keyvault_service_pb2_grpc.KeyvaultServiceServicer):
     async def UpdateKey(self, request: Any, context: Context) -> Any:
         """Changes a key's fields."""
         account, key_id = _key(request.key.name, "key.name")
-        mapping.refuse_unserved(request.key)
         key = await self._use.change.update(
             _caller(request.request_id),
             account,
@@ -157,11 +173,26 @@ class KeyvaultServicer(keyvault_service_pb2_grpc.KeyvaultServiceServicer):
         overlap = None
         if request.HasField("overlap_seconds"):
             overlap = timedelta(seconds=request.overlap_seconds)
-        secret = Secret(request.secret)
-        new = NewSecret(account, key_id, secret, request.store_unverified, overlap)
+        submitted = sealed_mapping.submitted(request, account, secret=request.secret)
+        new = NewSecret(account, key_id, submitted, request.store_unverified, overlap)
         done = await self._use.replace(caller, new)
         return keyvault_service_pb2.ReplaceKeyResponse(
             key=mapping.key_message(done.key), test=mapping.live_test_message(done.test)
+        )
+
+    async def MoveKey(self, request: Any, context: Context) -> Any:
+        """Moves a key's secret between the server and the customer's browser."""
+        account, key_id = _key(request.name, "name")
+        caller = _caller(request.request_id, required=True)
+        if sealed_mapping.is_client_held(request.residence, "residence"):
+            to = sealed_mapping.to_client(request, account)
+            key, sealed = await self._use.move.to_client(caller, account, key_id, to)
+        else:
+            submitted = sealed_mapping.submitted(request, account)
+            key = await self._use.move.to_server(caller, account, key_id, submitted)
+            sealed = None
+        return keyvault_service_pb2.MoveKeyResponse(
+            key=mapping.key_message(key), sealed_key=sealed_mapping.sealed_message(sealed)
         )
 
     async def DeleteKey(self, request: Any, context: Context) -> Any:
@@ -172,12 +203,14 @@ class KeyvaultServicer(keyvault_service_pb2_grpc.KeyvaultServiceServicer):
         return keyvault_service_pb2.DeleteKeyResponse()
 
     async def TestKey(self, request: Any, context: Context) -> Any:
-        """Tests a stored key."""
+        """Tests a key, stored or sealed."""
         account, key_id = _key(request.name, "name")
-        for field in ("sealed_key", "proof"):
-            if request.HasField(field):
-                raise FieldNotSupportedError(field)
-        done = await self._use.test(_caller(), account, key_id)
+        if request.HasField("sealed_key"):
+            caller = _caller(request.request_id, required=True)
+            submitted = sealed_mapping.submitted(request, account)
+            done = await self._use.test.sealed(caller, account, key_id, submitted)
+        else:
+            done = await self._use.test(_caller(), account, key_id)
         return keyvault_service_pb2.TestKeyResponse(
             key=mapping.key_message(done.key), test=mapping.live_test_message(done.test)
         )
@@ -245,7 +278,7 @@ class KeyvaultServicer(keyvault_service_pb2_grpc.KeyvaultServiceServicer):
     async def RewrapKeys(self, request: Any, context: Context) -> AsyncIterator[Any]:
         """Wraps every stored data key by the current version, telling how far it came."""
         after = mapping.record_name(request.resume_token)
-        progress = self._use.kek.rewrap(after=after, records_per_second_max=_rate(request))
+        progress = self._use.rewrap(_caller(), after=after, records_per_second_max=_rate(request))
         async for step in progress:
             yield keyvault_service_pb2.RewrapKeysResponse(progress=mapping.progress_message(step))
 
@@ -328,12 +361,38 @@ class KeyvaultServicer(keyvault_service_pb2_grpc.KeyvaultServiceServicer):
         )
 
     async def GetSealingKey(self, request: Any, context: Context) -> Any:
-        """Refuses: client-held keys are not served yet."""
-        raise NotServedError("GetSealingKey")
+        """Reads the public key that browsers seal with."""
+        key = await self._use.sealing_keys.current(sealed_mapping.suite(request.suite))
+        return keyvault_service_pb2.GetSealingKeyResponse(
+            sealing_key=sealed_mapping.sealing_key_message(key)
+        )
 
     async def OpenSealedKey(self, request: Any, context: Context) -> Any:
-        """Refuses: client-held keys are not served yet."""
-        raise NotServedError("OpenSealedKey")
+        """Opens a client-held key and returns its plaintext secret, to the router."""
+        account, key_id = _key(request.name, "name")
+        opened = await self._use.open_sealed(
+            _caller(request.request_id, required=True),
+            account,
+            key_id,
+            provider=request.provider,
+            submitted=sealed_mapping.submitted(request, account, for_jobs=True),
+        )
+        return sealed_mapping.opened_message(opened)
+
+    async def SetSharedLimit(self, request: Any, context: Context) -> Any:
+        """Sets how many requests may begin on a shared key in a minute."""
+        key_id, limit = sharing.shared_key(request.key, "key"), sharing.limit(request)
+        await self._use.sharing.set_limit(_caller(), key_id, limit)
+        return sharing_pb2.SetSharedLimitResponse()
+
+    async def LeaseAllotments(self, request: Any, context: Context) -> Any:
+        """Leases slices of shared keys' limits, to the router."""
+        leased = await self._use.sharing.lease(sharing.wishes(request))
+        return sharing.allotments_message(leased)
+
+    async def ExchangeOutages(self, request: Any, context: Context) -> Any:
+        """Takes outages in and returns what every router found."""
+        return sharing.outages_message(await self._use.sharing.exchange(sharing.outages(request)))
 
     async def VerifyAudit(self, request: Any, context: Context) -> Any:
         """Checks an account's audit trail against its chain and signed head."""

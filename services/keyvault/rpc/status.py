@@ -20,7 +20,6 @@ STATUS = StatusTable(
         errors.KeyInvalidError: (StatusCode.INVALID_ARGUMENT, "KEY_INVALID"),
         errors.KeyForbiddenError: (StatusCode.FAILED_PRECONDITION, "KEY_FORBIDDEN"),
         errors.ProviderUnreachableError: (StatusCode.UNAVAILABLE, "PROVIDER_UNREACHABLE"),
-        errors.FieldNotSupportedError: (StatusCode.INVALID_ARGUMENT, "FIELD_NOT_SUPPORTED"),
         errors.KeyLimitReachedError: (StatusCode.FAILED_PRECONDITION, "KEY_LIMIT_REACHED"),
         errors.EtagMismatchError: (StatusCode.FAILED_PRECONDITION, "ETAG_MISMATCH"),
         errors.KeyDisabledError: (StatusCode.FAILED_PRECONDITION, "KEY_DISABLED"),
@@ -28,6 +27,9 @@ STATUS = StatusTable(
         errors.KekUnavailableError: (StatusCode.UNAVAILABLE, "KEK_UNAVAILABLE"),
         errors.KekVersionInUseError: (StatusCode.FAILED_PRECONDITION, "KEK_VERSION_IN_USE"),
         errors.RecordRefusedError: (StatusCode.DATA_LOSS, "RECORD_REFUSED"),
+        errors.SealedKeyRefusedError: (StatusCode.INVALID_ARGUMENT, "SEALED_KEY_REFUSED"),
+        errors.ProofRefusedError: (StatusCode.FAILED_PRECONDITION, "PROOF_REFUSED"),
+        errors.WrongResidenceError: (StatusCode.FAILED_PRECONDITION, "WRONG_RESIDENCE"),
         errors.NotServedError: (StatusCode.UNIMPLEMENTED, "NOT_SERVED"),
     },
 )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from services.keyvault.domain.audit import AuditAction, AuditEntry
-from services.keyvault.domain.credentials import clean_secret, hint_of
+from services.keyvault.domain.credentials import hint_of
 from services.keyvault.domain.envelope import Record
 from services.keyvault.domain.health import LiveTest, of_new_version
 from services.keyvault.domain.keys import (
@@ -16,10 +16,17 @@ from services.keyvault.domain.keys import (
     KeyFields,
     check_provider,
 )
-from services.keyvault.errors import KeyAlreadyExistsError, KeyLimitReachedError
-from services.keyvault.usecases.idempotency import Caller, Fingerprinter
+from services.keyvault.domain.sealed_keys import ProvenRequest
+from services.keyvault.errors import (
+    KeyAlreadyExistsError,
+    KeyLimitReachedError,
+    SealedKeyFault,
+    SealedKeyRefusedError,
+)
+from services.keyvault.usecases.idempotency import Caller, Fingerprinter, Once
 from services.keyvault.usecases.live_tests import audit_details, probe_before_storing
 from services.keyvault.usecases.ports import AccountChange, KeyStore, Prober, binding_of
+from services.keyvault.usecases.sealed_secrets import Received, SealedSecrets, Submitted
 from services.keyvault.usecases.stored_secrets import SecretBox
 from services.shared.clock import Clock
 from services.shared.secret import Secret
@@ -54,16 +61,18 @@ class NewKey:
         key_id: Chosen id; "" for a random one.
         provider: Provider id.
         fields: What the caller set.
-        pasted: The secret as pasted.
+        submitted: The secret, in clear or sealed.
         store_unverified: Whether to store it although the provider could not be asked.
+        client_held: Whether the customer's browser is to hold the secret.
     """
 
     account: str
     key_id: str
     provider: str
     fields: KeyFields
-    pasted: Secret
+    submitted: Submitted
     store_unverified: bool
+    client_held: bool = False
 
 
 class CreateKey:
@@ -74,6 +83,7 @@ class CreateKey:
         store: Where keys are.
         prober: Makes live tests.
         box: Encrypts.
+        sealed: Takes sealed secrets.
         fingerprinter: Recognises repeated requests.
         clock: Time.
         new_key_id: Makes a random key id.
@@ -85,6 +95,7 @@ class CreateKey:
         store: KeyStore,
         prober: Prober,
         box: SecretBox,
+        sealed: SealedSecrets,
         fingerprinter: Fingerprinter,
         clock: Clock,
         new_key_id: Callable[[], str],
@@ -92,6 +103,7 @@ class CreateKey:
         self._store = store
         self._prober = prober
         self._box = box
+        self._sealed = sealed
         self._fingerprinter = fingerprinter
         self._clock = clock
         self._new_key_id = new_key_id
@@ -105,22 +117,21 @@ class CreateKey:
         """
         check_provider(new.provider, "key.provider")
         new.fields.check()
-        secret = Secret(clean_secret(new.pasted.reveal(), new.provider))
-        once = self._fingerprinter.once(
-            caller,
-            "CreateKey",
-            TestedKey,
-            key_id=new.key_id,
-            provider=new.provider,
-            label=new.fields.label,
-            default_model=new.fields.default_model,
-            allowed_models=new.fields.allowed_models,
-            always_use=new.fields.always_use,
-            order=new.fields.order,
-            secret=secret,
-            store_unverified=new.store_unverified,
+        if new.client_held and new.submitted.sealed is None:
+            raise SealedKeyRefusedError(SealedKeyFault.MISSING)
+        request = ProvenRequest(new.account, new.provider, caller.request_id)
+        received = await self._sealed.receive(request, new.submitted)
+        secret = received.secret
+        once = self._once(caller, new, secret)
+        draft = self._draft(new, received)
+        entry = AuditEntry(
+            account=draft.account,
+            actor=caller.identity,
+            action=AuditAction.CREATE,
+            key_id=draft.key_id,
+            version=draft.version,
+            request_id=caller.request_id,
         )
-        draft = self._draft(new, secret)
 
         async def prepare(change: AccountChange) -> TestedKey | None:
             recorded = await once.recorded(change)
@@ -133,7 +144,12 @@ class CreateKey:
         recorded = await self._store.change(new.account, prepare)
         if recorded is not None:
             return recorded
-        record = await self._box.close(secret, binding_of(draft, generation=FIRST_GENERATION))
+        record = await close_version(self._box, draft, secret)
+        await self._sealed.spend(
+            request,
+            received.proof,
+            replace(entry, action=AuditAction.RELEASE, details={"purpose": "test"}),
+        )
         test = await probe_before_storing(
             self._prober,
             new.provider,
@@ -149,22 +165,32 @@ class CreateKey:
                 return recorded
             key = await _insert(change, draft, record, test)
             await change.add_audit(
-                AuditEntry(
-                    account=key.account,
-                    actor=caller.identity,
-                    action=AuditAction.CREATE,
-                    key_id=key.key_id,
-                    version=key.version,
-                    request_id=caller.request_id,
-                    details={"provider": key.provider, **audit_details(test)},
-                )
+                replace(entry, details={"provider": key.provider, **audit_details(test)})
             )
             change.announce()
             return await once.record(change, TestedKey(key, test))
 
         return await self._store.change(new.account, work)
 
-    def _draft(self, new: NewKey, secret: Secret) -> Key:
+    def _once(self, caller: Caller, new: NewKey, secret: Secret) -> Once[TestedKey]:
+        return self._fingerprinter.once(
+            caller,
+            "CreateKey",
+            TestedKey,
+            key_id=new.key_id,
+            provider=new.provider,
+            label=new.fields.label,
+            default_model=new.fields.default_model,
+            allowed_models=new.fields.allowed_models,
+            always_use=new.fields.always_use,
+            order=new.fields.order,
+            monthly_limit_nano_usd=new.fields.monthly_limit_nano_usd,
+            secret=secret,
+            store_unverified=new.store_unverified,
+            client_held=new.client_held,
+        )
+
+    def _draft(self, new: NewKey, received: Received) -> Key:
         now = self._clock.now()
         return Key(
             account=new.account,
@@ -174,12 +200,22 @@ class CreateKey:
             enabled=True,
             active=False,
             version=FIRST_VERSION,
-            hint=hint_of(secret.reveal()),
+            hint=hint_of(received.secret.reveal()),
             revision=1,
             create_time=now,
             update_time=now,
             read_time=now,
+            secret_mac=(
+                self._sealed.mac(new.account, new.provider, received) if new.client_held else None
+            ),
         )
+
+
+async def close_version(box: SecretBox, key: Key, secret: Secret) -> Record | None:
+    """Encrypt the secret of a key's new version; None where the customer's browser holds it."""
+    if key.client_held:
+        return None
+    return await box.close(secret, binding_of(key, generation=FIRST_GENERATION))
 
 
 async def _check_room(change: AccountChange, draft: Key) -> list[Key]:
@@ -194,7 +230,7 @@ async def _check_room(change: AccountChange, draft: Key) -> list[Key]:
     return keys
 
 
-async def _insert(change: AccountChange, draft: Key, record: Record, test: LiveTest) -> Key:
+async def _insert(change: AccountChange, draft: Key, record: Record | None, test: LiveTest) -> Key:
     keys = await _check_room(change, draft)
     key = replace(
         draft,

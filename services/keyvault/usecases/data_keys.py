@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.keyvault.domain.envelope import WrappedKey
+from services.keyvault.errors import KekUnavailableError
 from services.keyvault.usecases.background import start_detached
 from services.keyvault.usecases.ports import KeyEncryption
 from services.shared.clock import Clock
@@ -35,7 +36,8 @@ QUEUE_MAX = 20_000
 OVERLOADED_RETRY_SECONDS = 0.5
 REFRESH_INTERVAL_SECONDS = 1.0
 
-Unwrapped = asyncio.Future["Secret | None"]
+Unwrapped = Secret | KekUnavailableError | None
+_Flight = asyncio.Future["Secret | None"]
 
 
 @dataclass(slots=True)
@@ -50,7 +52,7 @@ class _Cold:
     cache_id: bytes
     wrapped: WrappedKey
     context: bytes
-    result: Unwrapped
+    result: _Flight
 
 
 class DataKeys:
@@ -81,31 +83,34 @@ class DataKeys:
         self._grace_seconds = grace_seconds
         self._count_max = count_max
         self._warm: OrderedDict[bytes, _Warm] = OrderedDict()
-        self._flying: dict[bytes, Unwrapped] = {}
+        self._flying: dict[bytes, _Flight] = {}
         self._queue: deque[_Cold] = deque()
         self._workers: set[asyncio.Task[None]] = set()
 
-    async def unwrap_many(self, items: Sequence[tuple[WrappedKey, bytes]]) -> list[Secret | None]:
+    async def unwrap_each(self, items: Sequence[tuple[WrappedKey, bytes]]) -> list[Unwrapped]:
         """
-        Unwrap data keys, each with its context.
+        Unwrap data keys, each with its context; what keeps one shut keeps no other.
 
         Returns:
-            In order; None where a key is not authentic under its context.
+            In order; None where a key is not authentic under its context, and the failure where the
+            key-encryption key cannot be used now and the key is not warm.
 
         Raises:
-            KekUnavailableError: If the key-encryption key cannot be used now.
             OverloadedError: If too many wait already.
         """
         futures = [self._start(wrapped, context) for wrapped, context in items]
         # A caller that goes away leaves the shared unwrap running for the others.
-        return await asyncio.gather(*(asyncio.shield(future) for future in futures))
+        results = await asyncio.gather(
+            *(asyncio.shield(future) for future in futures), return_exceptions=True
+        )
+        return [_expected(result) for result in results]
 
     async def close(self) -> None:
         """Forget everything; unwraps under way end first."""
         await asyncio.gather(*self._workers, return_exceptions=True)
         self._warm.clear()
 
-    def _start(self, wrapped: WrappedKey, context: bytes) -> Unwrapped:
+    def _start(self, wrapped: WrappedKey, context: bytes) -> _Flight:
         cache_id = _cache_id(wrapped, context)
         warm = self._warm.get(cache_id)
         if warm is not None:
@@ -116,7 +121,7 @@ class DataKeys:
                     warm.refresh_at = now + REFRESH_INTERVAL_SECONDS
                     if cache_id not in self._flying and len(self._queue) < BATCH_MAX:
                         _ = self._enqueue(cache_id, wrapped, context)
-                done: Unwrapped = asyncio.get_running_loop().create_future()
+                done: _Flight = asyncio.get_running_loop().create_future()
                 done.set_result(warm.secret)
                 return done
             del self._warm[cache_id]
@@ -128,8 +133,8 @@ class DataKeys:
             raise OverloadedError(message, retry_after_seconds=OVERLOADED_RETRY_SECONDS)
         return self._enqueue(cache_id, wrapped, context)
 
-    def _enqueue(self, cache_id: bytes, wrapped: WrappedKey, context: bytes) -> Unwrapped:
-        result: Unwrapped = asyncio.get_running_loop().create_future()
+    def _enqueue(self, cache_id: bytes, wrapped: WrappedKey, context: bytes) -> _Flight:
+        result: _Flight = asyncio.get_running_loop().create_future()
         self._flying[cache_id] = result
         self._queue.append(_Cold(cache_id, wrapped, context, result))
         if len(self._workers) < BATCHES_IN_FLIGHT_MAX:
@@ -174,6 +179,12 @@ class DataKeys:
         self._warm[cache_id] = _Warm(secret, expiry, expiry - self._grace_seconds)
         while len(self._warm) > self._count_max:
             self._warm.popitem(last=False)
+
+
+def _expected(result: Secret | BaseException | None) -> Unwrapped:
+    if isinstance(result, BaseException) and not isinstance(result, KekUnavailableError):
+        raise result
+    return result
 
 
 def _cache_id(wrapped: WrappedKey, context: bytes) -> bytes:

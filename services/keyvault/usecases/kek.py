@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looking after the key-encryption key: rotation, rewrapping, retirement (K12)."""
+"""Looking after the key-encryption key: rotation and retirement (K12)."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from services.keyvault.domain.audit import AuditAction, AuditEntry
@@ -15,14 +14,9 @@ from services.keyvault.usecases.ports import (
     KekState,
     KeyEncryption,
     KeyStore,
-    RecordName,
     RecordStore,
 )
-from services.keyvault.usecases.service_keys import ServiceKeys
-from services.shared.clock import Clock
 from services.shared.errors import InvalidArgumentError
-
-REWRAP_BATCH_MAX = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,24 +37,6 @@ class KekReport:
     records: tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class RunProgress:
-    """
-    How far a run has come.
-
-    Args:
-        done: Records done in this run.
-        remaining: Records left, counted when it began, less those dealt with since.
-        failed: Records that could not be done or were changed by others meanwhile.
-        last: The last record dealt with; None if there was none.
-    """
-
-    done: int
-    remaining: int
-    failed: int
-    last: RecordName | None
-
-
 class KekOperations:
     """
     Looks after the key-encryption key.
@@ -69,9 +45,7 @@ class KekOperations:
         kek: The key-encryption key.
         store: Where requests are recorded.
         records: Where records are.
-        service_keys: Keyvault's own keys.
         fingerprinter: Recognises repeated requests.
-        clock: Time.
     """
 
     def __init__(
@@ -80,16 +54,12 @@ class KekOperations:
         kek: KeyEncryption,
         store: KeyStore,
         records: RecordStore,
-        service_keys: ServiceKeys,
         fingerprinter: Fingerprinter,
-        clock: Clock,
     ) -> None:
         self._kek = kek
         self._store = store
         self._records = records
-        self._service_keys = service_keys
         self._fingerprinter = fingerprinter
-        self._clock = clock
 
     async def status(self) -> KekReport:
         """Return where it stands; a key-encryption key that is away is part of the answer."""
@@ -155,54 +125,6 @@ class KekOperations:
 
             await self._store.change(PLATFORM, work)
         return await self.status()
-
-    async def rewrap(
-        self, *, after: RecordName | None, records_per_second_max: int
-    ) -> AsyncIterator[RunProgress]:
-        """
-        Wrap every stored data key by the current version, telling how far it came.
-
-        Records that are current are skipped; one that others change meanwhile is left to them, so
-        the run is safe beside live writes and may be repeated or resumed.
-
-        Args:
-            after: Where an earlier run ended; None to begin at the first record.
-            records_per_second_max: How fast to go.
-
-        Raises:
-            KekUnavailableError: If the key-encryption key cannot be used now.
-        """
-        current = (await self._kek.status()).current_version
-        remaining = sum(count for version, count in await self._counts() if version < current)
-        done, failed = await self._service_keys.rewrap(below=current)
-        remaining = max(0, remaining - done - failed)
-        while True:
-            batch = await self._records.outdated(
-                self._kek.name, below=current, after=after, limit=REWRAP_BATCH_MAX
-            )
-            if not batch:
-                break
-            rewrapped = await self._kek.rewrap_many(
-                [
-                    (item.record.data_key, item.binding.context(item.record.format_version))
-                    for item in batch
-                ]
-            )
-            exchanged = await self._records.exchange_data_keys(
-                [
-                    (item, data_key)
-                    for item, data_key in zip(batch, rewrapped, strict=True)
-                    # A version below the current one would leave the record outdated.
-                    if data_key is not None and data_key.kek_version >= current
-                ]
-            )
-            last = batch[-1].binding
-            after = RecordName(last.account, last.key_id, last.version)
-            done, failed = done + exchanged, failed + len(batch) - exchanged
-            remaining = max(0, remaining - len(batch))
-            yield RunProgress(done, remaining, failed, after)
-            await self._clock.sleep(len(batch) / records_per_second_max)
-        yield RunProgress(done, 0, failed, after)
 
     async def _counts(self) -> tuple[tuple[int, int], ...]:
         counts = await self._records.count()

@@ -13,6 +13,7 @@ from services.keyvault.domain.audit_chain import ChainedEvent, ChainEnd, Head, L
 from services.keyvault.domain.envelope import Binding, DataKey, Record, WrappedKey
 from services.keyvault.domain.health import LiveTest
 from services.keyvault.domain.keys import Key, Settings
+from services.keyvault.domain.sealing import Age
 from services.keyvault.errors import RecordRefusedError
 from services.shared.secret import Secret
 
@@ -61,6 +62,32 @@ class RecordName:
     account: str
     key_id: str
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class WrappedRecord:
+    """
+    What rewrapping needs of a record.
+
+    Args:
+        name: Which it is.
+        generation: Number of the version's encryption, from what is known of the key.
+        provider: Provider id.
+        format_version: Layout of the record.
+        data_key: As stored.
+    """
+
+    name: RecordName
+    generation: int
+    provider: str
+    format_version: int
+    data_key: WrappedKey
+
+    def context(self) -> bytes:
+        """Return the canonical bytes that bind it."""
+        name = self.name
+        binding = Binding(name.account, name.key_id, name.version, self.generation, self.provider)
+        return binding.context(self.format_version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,17 +189,19 @@ class AccountChange(Protocol):
         """Tell whether the id belonged to a key that is deleted."""
         ...
 
-    async def insert_key(self, key: Key, record: Record) -> None:
-        """Store a new key with its first version."""
+    async def insert_key(self, key: Key, record: Record | None) -> None:
+        """Store a new key with its first version; None for a client-held secret."""
         ...
 
     async def update_key(self, key: Key) -> None:
         """Store a key's fields, state and revision."""
         ...
 
-    async def replace_secret(self, key: Key, record: Record) -> list[int]:
+    async def replace_secret(self, key: Key, record: Record | None) -> list[int]:
         """
         Store the key's new current version and destroy the secrets of all earlier ones.
+
+        Without a record the secret is client-held.
 
         The one before stays until the key's `overlap_until`, if that is set.
 
@@ -263,7 +292,7 @@ class RecordStore(Protocol):
 
     async def outdated(
         self, kek_name: str, *, below: int, after: RecordName | None, limit: int
-    ) -> list[StoredSecret]:
+    ) -> list[WrappedRecord]:
         """Return records wrapped by a version below one, in the order of their names."""
         ...
 
@@ -273,7 +302,7 @@ class RecordStore(Protocol):
         """Return records after one, of an account or, for "", of all, in the order of names."""
         ...
 
-    async def exchange_data_keys(self, items: Sequence[tuple[StoredSecret, WrappedKey]]) -> int:
+    async def exchange_data_keys(self, items: Sequence[tuple[WrappedRecord, WrappedKey]]) -> int:
         """Store other wrapped keys where the old ones still stand; return how many did."""
         ...
 
@@ -376,6 +405,70 @@ class ServiceKeyStore(Protocol):
         self, purpose: str, known: WrappedKey, wrapped: WrappedKey
     ) -> bool:
         """Store another wrapped key where the known one still stands; tell whether it did."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AgedKey:
+    """
+    One of keyvault's own keys, and how old it is.
+
+    Args:
+        purpose: What it is for.
+        wrapped: As stored.
+        age: When it was made and read.
+    """
+
+    purpose: str
+    wrapped: WrappedKey
+    age: Age
+
+
+class SealingKeyStore(Protocol):
+    """Where sealing keys are: among keyvault's own wrapped keys."""
+
+    async def aged_service_keys(self, prefix: str) -> list[AgedKey]:
+        """Return the keys whose purpose begins so, each with its age."""
+        ...
+
+    async def keep_service_key(self, purpose: str, wrapped: WrappedKey) -> WrappedKey:
+        """Store a purpose's key unless it has one; return the one it has."""
+        ...
+
+    async def destroy_service_keys(self, purposes: Sequence[str]) -> None:
+        """Destroy keys."""
+        ...
+
+
+class ProofStore(Protocol):
+    """Proofs that were used."""
+
+    async def serves_a_job(self, account: str, digest: bytes) -> bool:
+        """Tell whether a job's proof was used in its time and still serves that job."""
+        ...
+
+    async def spend(
+        self,
+        account: str,
+        digest: bytes,
+        *,
+        expire_time: datetime,
+        reuse: timedelta | None,
+        entry: AuditEntry,
+    ) -> bool:
+        """
+        Spend a proof and record the release it is for, both durable when this returns.
+
+        Args:
+            account: Account id.
+            digest: What the proof is known by.
+            expire_time: Until when it holds.
+            reuse: How long from its first use it serves on; None if it is used once.
+            entry: The release.
+
+        Returns:
+            False if it was used before and serves no more; then nothing is recorded.
+        """
         ...
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 from services.keyvault.domain.audit import AuditAction, AuditEntry
 from services.keyvault.domain.envelope import Record
 from services.keyvault.domain.names import PLATFORM
+from services.keyvault.errors import KekUnavailableError
 from services.keyvault.usecases.idempotency import Caller
-from services.keyvault.usecases.kek import RunProgress
 from services.keyvault.usecases.ports import (
     AccountChange,
     KeyStore,
@@ -20,6 +20,7 @@ from services.keyvault.usecases.ports import (
     RecordStore,
     StoredSecret,
 )
+from services.keyvault.usecases.runs import Pace, RunProgress
 from services.keyvault.usecases.stored_secrets import SecretBox
 from services.shared.clock import Clock
 from services.shared.logging import get_logger
@@ -77,6 +78,7 @@ class ReencryptKeys:
         await self._audit(caller, account or PLATFORM, resumed=after is not None)
         remaining = await self._records.count_after(after, account=account)
         done = failed = 0
+        pace = Pace(self._clock, records_per_second_max=records_per_second_max)
         while batch := await self._records.after(after, account=account, limit=BATCH_MAX):
             closed = await self._close_anew(batch)
             exchanged = await self._records.exchange_records(closed) if closed else 0
@@ -85,24 +87,32 @@ class ReencryptKeys:
             done, failed = done + exchanged, failed + len(batch) - exchanged
             remaining = max(0, remaining - len(batch))
             yield RunProgress(done, remaining, failed, after)
-            await self._clock.sleep(len(batch) / records_per_second_max)
+            await pace.keep(len(batch))
         yield RunProgress(done, 0, failed, after)
 
     async def _close_anew(self, batch: list[StoredSecret]) -> list[tuple[StoredSecret, Record]]:
         """Return the records that opened, each with its proven successor."""
-        opened = await self._box.open_each(batch)
-        sound = [
-            (item, secret) for item, secret in zip(batch, opened, strict=True) if secret is not None
-        ]
+        sound = await self._opened(batch)
         fresh = await asyncio.gather(*(self._successor(item, secret) for item, secret in sound))
-        proofs = await self._box.open_each(fresh)
+        proofs = {proof.binding: secret for proof, secret in await self._opened(fresh)}
         proven = []
-        for (item, secret), successor, proof in zip(sound, fresh, proofs, strict=True):
+        for (item, secret), successor in zip(sound, fresh, strict=True):
+            proof = proofs.get(successor.binding)
             if proof is not None and _equal(secret, proof):
                 proven.append((item, successor.record))
             else:
                 log.error("reencryption_not_proven", account=item.binding.account)
         return proven
+
+    async def _opened(self, stored: Sequence[StoredSecret]) -> list[tuple[StoredSecret, Secret]]:
+        """Return those that open; a key-encryption key that is away ends the run."""
+        opened = []
+        for item, result in zip(stored, await self._box.open_each(stored), strict=True):
+            if isinstance(result, KekUnavailableError):
+                raise result
+            if isinstance(result, Secret):
+                opened.append((item, result))
+        return opened
 
     async def _successor(self, item: StoredSecret, secret: Secret) -> StoredSecret:
         binding = replace(item.binding, generation=item.binding.generation + 1)

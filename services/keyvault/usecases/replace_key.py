@@ -7,17 +7,19 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from services.keyvault.domain.audit import AuditAction, AuditEntry
-from services.keyvault.domain.credentials import clean_secret, hint_of
+from services.keyvault.domain.credentials import hint_of
 from services.keyvault.domain.health import of_new_version
-from services.keyvault.errors import EtagMismatchError
-from services.keyvault.usecases.create_key import FIRST_GENERATION, TestedKey
+from services.keyvault.domain.keys import Key
+from services.keyvault.domain.sealed_keys import ProvenRequest
+from services.keyvault.errors import EtagMismatchError, SealedKeyFault, SealedKeyRefusedError
+from services.keyvault.usecases.create_key import TestedKey, close_version
 from services.keyvault.usecases.idempotency import Caller, Fingerprinter
 from services.keyvault.usecases.live_tests import audit_details, probe_before_storing
-from services.keyvault.usecases.ports import AccountChange, KeyStore, Prober, binding_of
+from services.keyvault.usecases.ports import AccountChange, KeyStore, Prober
 from services.keyvault.usecases.read_keys import ReadKeys
+from services.keyvault.usecases.sealed_secrets import Received, SealedSecrets, Submitted
 from services.keyvault.usecases.stored_secrets import SecretBox
 from services.shared.errors import InvalidArgumentError
-from services.shared.secret import Secret
 
 OVERLAP_MAX = timedelta(days=7)
 
@@ -30,14 +32,14 @@ class NewSecret:
     Args:
         account: Account id.
         key_id: Key id.
-        pasted: The secret as pasted.
+        submitted: The secret, in clear or sealed.
         store_unverified: Whether to store it although the provider could not be asked.
         overlap: How long the old secret may go on; None destroys it at once.
     """
 
     account: str
     key_id: str
-    pasted: Secret
+    submitted: Submitted
     store_unverified: bool
     overlap: timedelta | None = None
 
@@ -48,13 +50,14 @@ class ReplaceKey:
 
     Without an overlap the old one is destroyed in the same transaction. With one it stays beside
     the new one until the end; a replacement within an overlap ends that overlap, so there are never
-    more than two.
+    more than two. The new secret lives where the old one did.
 
     Args:
         store: Where keys are.
         reader: Reads them.
         prober: Makes live tests.
         box: Encrypts.
+        sealed: Takes sealed secrets.
         fingerprinter: Recognises repeated requests.
     """
 
@@ -65,12 +68,14 @@ class ReplaceKey:
         reader: ReadKeys,
         prober: Prober,
         box: SecretBox,
+        sealed: SealedSecrets,
         fingerprinter: Fingerprinter,
     ) -> None:
         self._store = store
         self._reader = reader
         self._prober = prober
         self._box = box
+        self._sealed = sealed
         self._fingerprinter = fingerprinter
 
     async def __call__(self, caller: Caller, new: NewSecret) -> TestedKey:
@@ -84,7 +89,8 @@ class ReplaceKey:
             advice = f"must be from 1 to {OVERLAP_MAX // timedelta(seconds=1)}, or unset"
             raise InvalidArgumentError.of("overlap_seconds", advice)
         before = await self._reader.key(new.account, new.key_id)
-        secret = Secret(clean_secret(new.pasted.reveal(), before.provider))
+        received = await self._receive(caller, before, new)
+        secret = received.secret
         once = self._fingerprinter.once(
             caller,
             "ReplaceKey",
@@ -97,8 +103,21 @@ class ReplaceKey:
         recorded = await once.recorded_before(self._store, new.account)
         if recorded is not None:
             return recorded
-        draft = replace(before, version=before.version + 1, hint=hint_of(secret.reveal()))
-        record = await self._box.close(secret, binding_of(draft, generation=FIRST_GENERATION))
+        draft = self._draft(before, received)
+        about = AuditEntry(
+            account=draft.account,
+            actor=caller.identity,
+            action=AuditAction.REPLACE,
+            key_id=draft.key_id,
+            version=draft.version,
+            request_id=caller.request_id,
+        )
+        record = await close_version(self._box, draft, secret)
+        await self._sealed.spend(
+            ProvenRequest(before.account, before.provider, caller.request_id),
+            received.proof,
+            replace(about, action=AuditAction.RELEASE, details={"purpose": "test"}),
+        )
         test = await probe_before_storing(
             self._prober,
             before.provider,
@@ -120,6 +139,7 @@ class ReplaceKey:
                 current,
                 version=draft.version,
                 hint=draft.hint,
+                secret_mac=draft.secret_mac,
                 revision=current.revision + 1,
                 update_time=change.time,
                 read_time=change.time,
@@ -127,21 +147,31 @@ class ReplaceKey:
                 overlap_until=change.time + new.overlap if new.overlap else None,
             )
             destroyed = await change.replace_secret(key, record)
-            about = AuditEntry(
-                account=key.account,
-                actor=caller.identity,
-                action=AuditAction.REPLACE,
-                key_id=key.key_id,
-                version=key.version,
-                request_id=caller.request_id,
-                details=audit_details(test),
-            )
-            await change.add_audit(about)
+            await change.add_audit(replace(about, details=audit_details(test)))
             for version in destroyed:
                 await change.add_audit(
-                    replace(about, action=AuditAction.DESTROY_VERSION, version=version, details={})
+                    replace(about, action=AuditAction.DESTROY_VERSION, version=version)
                 )
             change.announce()
             return await once.record(change, TestedKey(key, test))
 
         return await self._store.change(new.account, work)
+
+    async def _receive(self, caller: Caller, before: Key, new: NewSecret) -> Received:
+        if before.client_held:
+            if new.submitted.sealed is None:
+                raise SealedKeyRefusedError(SealedKeyFault.MISSING)
+            if new.overlap is not None:
+                advice = "must be unset for a client-held key: the browser has the old one still"
+                raise InvalidArgumentError.of("overlap_seconds", advice)
+        request = ProvenRequest(before.account, before.provider, caller.request_id)
+        return await self._sealed.receive(request, new.submitted)
+
+    def _draft(self, before: Key, received: Received) -> Key:
+        mac = self._sealed.mac(before.account, before.provider, received)
+        return replace(
+            before,
+            version=before.version + 1,
+            hint=hint_of(received.secret.reveal()),
+            secret_mac=mac if before.client_held else None,
+        )

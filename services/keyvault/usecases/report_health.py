@@ -72,7 +72,9 @@ class ReportHealth:
                 retry_after=report.retry_after,
                 now=change.time,
             )
-            probe = decision.probe and room and await change.claim_probe(key, PROBE_LEASE)
+            # What a browser holds cannot be probed: it stays SUSPECT until tested or replaced.
+            may_probe = decision.probe and room and not key.client_held
+            probe = may_probe and await change.claim_probe(key, PROBE_LEASE)
             if decision.changed:
                 key = replace(key, health=decision.entries)
                 await change.put_health(key)

@@ -3,7 +3,8 @@
 Handing secrets to the router: from one snapshot, and recorded before they leave (K13, K15).
 
 A record that does not open costs its own key and no other: that key comes without a secret,
-REJECTED with the reason.
+REJECTED with the reason if it is damaged, or with the cause for which the key-encryption key could
+not be used.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from services.keyvault.domain.audit import AuditAction, AuditEntry
+from services.keyvault.domain.envelope import Binding
 from services.keyvault.domain.health import WHOLE_KEY, Health, HealthState
 from services.keyvault.domain.keys import Key, Settings
+from services.keyvault.errors import KekCause, KekUnavailableError
 from services.keyvault.usecases.idempotency import Caller
-from services.keyvault.usecases.ports import AccountSnapshot, FeedPosition, KeyStore, StoredSecret
+from services.keyvault.usecases.ports import AccountSnapshot, FeedPosition, StoredSecret
 from services.keyvault.usecases.read_keys import effective
 from services.keyvault.usecases.releases import Releases
-from services.keyvault.usecases.stored_secrets import SecretBox
+from services.keyvault.usecases.shared_reads import SharedReads
+from services.keyvault.usecases.stored_secrets import Opened, SecretBox
 from services.shared.secret import Secret
 
 DAMAGED_CAUSE = "its stored secret is damaged or not its own, and was not opened"
@@ -34,11 +38,13 @@ class ResolvedAccount:
         keys: Every key, disabled ones included, in order.
         secrets: Of enabled keys, by key id and version: the current one's, and while an overlap
             lasts that of the one before.
+        unavailable: Why the secret of an enabled key cannot be opened now, by key id.
     """
 
     settings: Settings
     keys: Sequence[Key]
     secrets: Mapping[tuple[str, int], Secret]
+    unavailable: Mapping[str, KekCause]
 
 
 class ResolveKeys:
@@ -46,13 +52,13 @@ class ResolveKeys:
     Resolves accounts.
 
     Args:
-        store: Where keys are.
+        reads: Reads accounts.
         box: Opens secrets.
         releases: Records that they leave.
     """
 
-    def __init__(self, *, store: KeyStore, box: SecretBox, releases: Releases) -> None:
-        self._store = store
+    def __init__(self, *, reads: SharedReads, box: SecretBox, releases: Releases) -> None:
+        self._reads = reads
         self._box = box
         self._releases = releases
 
@@ -63,26 +69,16 @@ class ResolveKeys:
         Return accounts in order, and the feed's position at the moment they were read.
 
         Raises:
-            KekUnavailableError: If the key-encryption key cannot be used now.
             StoreUnavailableError: If the release could not be recorded.
+            OverloadedError: If too much waits already.
         """
-        snapshot = await self._store.snapshot(accounts, secrets=True)
+        snapshot = await self._reads.snapshot(accounts)
         stored = [item for found in snapshot.accounts for item in _to_release(found)]
-        opened = await self._box.open_each(stored)
-        released = [
-            (item, secret)
-            for item, secret in zip(stored, opened, strict=True)
-            if secret is not None
-        ]
-        await self._releases.record([_release(caller, item) for item, _ in released])
-        secrets: dict[str, dict[tuple[str, int], Secret]] = {name: {} for name in accounts}
-        for item, secret in released:
-            whose = item.binding
-            secrets[whose.account][whose.key_id, whose.version] = secret
-        resolved = [
-            _resolved(found, secrets[name])
-            for name, found in zip(accounts, snapshot.accounts, strict=True)
-        ]
+        bindings = [item.binding for item in stored]
+        opened = dict(zip(bindings, await self._box.open_each(stored), strict=True))
+        released = [binding for binding in bindings if isinstance(opened[binding], Secret)]
+        await self._releases.record([_release(caller, binding) for binding in released])
+        resolved = [_resolved(found, opened) for found in snapshot.accounts]
         return resolved, snapshot.position
 
 
@@ -93,12 +89,27 @@ def _to_release(found: AccountSnapshot) -> Iterator[StoredSecret]:
             yield from (item for item in (current, previous) if item is not None)
 
 
-def _resolved(found: AccountSnapshot, secrets: Mapping[tuple[str, int], Secret]) -> ResolvedAccount:
+def _resolved(found: AccountSnapshot, opened: Mapping[Binding, Opened]) -> ResolvedAccount:
+    results = {
+        (item.binding.key_id, item.binding.version): opened[item.binding]
+        for item in _to_release(found)
+    }
+    unavailable = {
+        key.key_id: result.cause
+        for key in found.keys
+        if isinstance(result := results.get((key.key_id, key.version)), KekUnavailableError)
+    }
+    secrets = {whose: result for whose, result in results.items() if isinstance(result, Secret)}
     keys = [
-        key if not key.enabled or (key.key_id, key.version) in secrets else _damaged(key)
+        _damaged(key)
+        if key.enabled
+        and not key.client_held
+        and (key.key_id, key.version) not in secrets
+        and key.key_id not in unavailable
+        else key
         for key in found.keys
     ]
-    return ResolvedAccount(effective(found.settings, keys), keys, secrets)
+    return ResolvedAccount(effective(found.settings, keys), keys, secrets, unavailable)
 
 
 def _damaged(key: Key) -> Key:
@@ -106,12 +117,12 @@ def _damaged(key: Key) -> Key:
     return replace(key, health=(health,))
 
 
-def _release(caller: Caller, item: StoredSecret) -> AuditEntry:
+def _release(caller: Caller, binding: Binding) -> AuditEntry:
     return AuditEntry(
-        account=item.binding.account,
+        account=binding.account,
         actor=caller.identity,
         action=AuditAction.RELEASE,
-        key_id=item.binding.key_id,
-        version=item.binding.version,
+        key_id=binding.key_id,
+        version=binding.version,
         details={"purpose": "resolve"},
     )

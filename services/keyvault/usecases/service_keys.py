@@ -9,6 +9,8 @@ from services.shared.fingerprint import canonical
 from services.shared.secret import Secret
 
 AUDIT = "audit"
+CLIENT_HELD = "client-held"
+"""Of the keyed hashes by which client-held secrets are known again."""
 
 _PURPOSE = b"ownkey/keyvault/service-key"
 _FORMAT_VERSION = b"1"
@@ -35,7 +37,7 @@ class ServiceKeys:
             KekUnavailableError: If the key-encryption key cannot be used now.
             ConfigError: If the stored key does not open.
         """
-        context = _context(purpose)
+        context = context_of(purpose)
         wrapped = await self._store.service_key(purpose)
         if wrapped is None:
             fresh = await self._kek.generate_data_key(context)
@@ -62,7 +64,7 @@ class ServiceKeys:
         """
         outdated = await self._store.outdated_service_keys(self._kek.name, below=below)
         rewrapped = await self._kek.rewrap_many(
-            [(wrapped, _context(purpose)) for purpose, wrapped in outdated]
+            [(wrapped, context_of(purpose)) for purpose, wrapped in outdated]
         )
         done = 0
         for (purpose, known), wrapped in zip(outdated, rewrapped, strict=True):
@@ -71,5 +73,6 @@ class ServiceKeys:
         return done, len(outdated) - done
 
 
-def _context(purpose: str) -> bytes:
+def context_of(purpose: str) -> bytes:
+    """Return the canonical bytes that bind the key of a purpose."""
     return canonical([_PURPOSE, _FORMAT_VERSION, purpose.encode()])

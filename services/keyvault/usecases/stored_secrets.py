@@ -5,21 +5,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from services.keyvault.domain.aead import NONCE_BYTES
 from services.keyvault.domain.envelope import (
-    NONCE_BYTES,
     Binding,
     Record,
     check_record,
     seal,
     unseal,
 )
-from services.keyvault.errors import RecordRefusedError
-from services.keyvault.usecases.data_keys import DataKeys
+from services.keyvault.errors import KekUnavailableError, RecordRefusedError
+from services.keyvault.usecases.data_keys import DataKeys, Unwrapped
 from services.keyvault.usecases.ports import KeyEncryption, StoredSecret
 from services.shared.logging import get_logger
 from services.shared.secret import Secret
 
 log = get_logger()
+
+Opened = Secret | RecordRefusedError | KekUnavailableError
+"""A record's secret, or what kept it shut: damage, or a key-encryption key that is away."""
 
 
 class SecretBox:
@@ -57,25 +60,21 @@ class SecretBox:
             KekUnavailableError: If the key-encryption key cannot be used now.
             RecordRefusedError: If it is damaged or not its own.
         """
-        [secret] = await self.open_each([item])
-        if secret is None:
-            raise RecordRefusedError(
-                item.binding.account, item.binding.key_id, item.binding.version
-            )
-        return secret
+        [opened] = await self.open_each([item])
+        if isinstance(opened, Secret):
+            return opened
+        raise opened
 
-    async def open_each(self, stored: Sequence[StoredSecret]) -> list[Secret | None]:
+    async def open_each(self, stored: Sequence[StoredSecret]) -> list[Opened]:
         """
-        Decrypt records.
+        Decrypt records; what keeps one shut keeps no other.
 
         Returns:
-            In order; None for a record that is damaged or not its own, which is logged.
-
-        Raises:
-            KekUnavailableError: If the key-encryption key cannot be used now.
+            In order: the secret, or why there is none. A record that is damaged or not its own is
+            logged.
         """
         sound = [item for item in stored if self._is_sound(item)]
-        data_keys = await self._data_keys.unwrap_many(
+        data_keys = await self._data_keys.unwrap_each(
             [
                 (item.record.data_key, item.binding.context(item.record.format_version))
                 for item in sound
@@ -85,16 +84,16 @@ class SecretBox:
             item.binding: _unsealed(item, data_key)
             for item, data_key in zip(sound, data_keys, strict=True)
         }
-        secrets = [opened.get(item.binding) for item in stored]
-        for item, secret in zip(stored, secrets, strict=True):
-            if secret is None:
+        results = [opened.get(item.binding, _refused(item)) for item in stored]
+        for item, result in zip(stored, results, strict=True):
+            if isinstance(result, RecordRefusedError):
                 log.error(
                     "record_refused",
                     account=item.binding.account,
                     key_id=item.binding.key_id,
                     version=item.binding.version,
                 )
-        return secrets
+        return results
 
     def _is_sound(self, item: StoredSecret) -> bool:
         """Tell whether it is worth unwrapping its data key."""
@@ -105,10 +104,16 @@ class SecretBox:
         return item.record.data_key.kek_name == self._kek.name
 
 
-def _unsealed(item: StoredSecret, data_key: Secret | None) -> Secret | None:
+def _unsealed(item: StoredSecret, data_key: Unwrapped) -> Opened:
+    if isinstance(data_key, KekUnavailableError):
+        return data_key
     if data_key is None:
-        return None
+        return _refused(item)
     try:
         return unseal(item.record, item.binding, data_key)
-    except RecordRefusedError:
-        return None
+    except RecordRefusedError as refused:
+        return refused
+
+
+def _refused(item: StoredSecret) -> RecordRefusedError:
+    return RecordRefusedError(item.binding.account, item.binding.key_id, item.binding.version)

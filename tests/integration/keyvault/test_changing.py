@@ -77,6 +77,23 @@ class TestUpdateKey:
         [account] = (await vaulted.resolve()).accounts
         assert account.keys[0].key == changed
 
+    @pytest.mark.requirement("L8")
+    async def test_a_spending_limit_is_set_raised_and_lifted_and_reaches_the_router(
+        self, vaulted: RunningKeyvault
+    ) -> None:
+        created = (await vaulted.create(key_id="main", monthly_limit_nano_usd=1)).key
+        assert created.monthly_limit_nano_usd == 1
+        raised = await update(vaulted, "monthly_limit_nano_usd", monthly_limit_nano_usd=10**18)
+        [account] = (await vaulted.resolve()).accounts
+        assert account.keys[0].key == raised
+        assert raised.monthly_limit_nano_usd == 10**18
+        assert raised.etag != created.etag
+
+        kept = await update(vaulted, "label", label="New")
+        assert kept.monthly_limit_nano_usd == 10**18
+        lifted = await update(vaulted, "monthly_limit_nano_usd")
+        assert not lifted.HasField("monthly_limit_nano_usd")
+
     async def test_an_old_etag_is_refused(self, vaulted: RunningKeyvault) -> None:
         created = (await vaulted.create(key_id="main")).key
         await update(vaulted, label="New")
@@ -94,7 +111,7 @@ class TestUpdateKey:
             (("*",), {}, "INVALID_ARGUMENT"),
             (("provider",), {"provider": "gemini"}, "INVALID_ARGUMENT"),
             (("active",), {"active": True}, "INVALID_ARGUMENT"),
-            (("monthly_limit_nano_usd",), {}, "FIELD_NOT_SUPPORTED"),
+            (("monthly_limit_nano_usd",), {"monthly_limit_nano_usd": 0}, "INVALID_ARGUMENT"),
             (("label",), {"label": "x" * 101}, "INVALID_ARGUMENT"),
             (("default_model",), {"default_model": "openai/other"}, "INVALID_ARGUMENT"),
         ],

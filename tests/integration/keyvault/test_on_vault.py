@@ -9,14 +9,17 @@ from typing import Any
 
 import grpc
 import pytest
+from ownkey.keyvault.v1 import key_pb2
 from ownkey.keyvault.v1 import keyvault_service_pb2 as service_pb2
 
 from deploy.local.vault import TRANSIT_KEY, LocalVault
+from services.keyvault.adapters.vault_login import AppRole
 from services.keyvault.errors import KekCause, KekUnavailableError
 from services.shared.config import ConfigError
 from tests.support.keyvault import (
     OPENAI_KEY,
     RunningKeyvault,
+    database,
     new_request_id,
     refusal,
     running_keyvault,
@@ -46,9 +49,14 @@ class TestSealedAndAway:
 
             [account] = (await vaulted.resolve()).accounts
             assert account.keys[0].secret == OPENAI_KEY
+            assert account.keys[0].unavailable_cause == ""
+            warm, cold = (await vaulted.resolve("demo", "cold")).accounts
+            assert warm.keys[0].secret == OPENAI_KEY
+            assert (cold.keys[0].secret, cold.keys[0].unavailable_cause) == ("", "SEALED")
+            assert cold.keys[0].key.state == key_pb2.KEY_STATE_ENABLED
+            assert cold.keys[0].key.health[0].state == key_pb2.HEALTH_STATE_ACTIVE
             for call in (
                 vaulted.create(),
-                vaulted.resolve("cold"),
                 vaulted.stub.ReplaceKey(
                     service_pb2.ReplaceKeyRequest(
                         name="accounts/demo/keys/main",
@@ -80,7 +88,9 @@ class TestSealedAndAway:
                 True,
                 1,
             )
-            assert [(item.version, item.record_count) for item in report.versions] == [(1, 4)]
+            async with database(vaulted.dsn) as connection:
+                own = await connection.fetchval("SELECT count(*) FROM service_keys")
+            assert [(item.version, item.record_count) for item in report.versions] == [(1, 3 + own)]
 
     async def test_nothing_is_read_from_a_cache_past_its_age(
         self, tmp_path: Path, keyvault_dsn: str, own_vault: LocalVault
@@ -90,8 +100,11 @@ class TestSealedAndAway:
             await vaulted.create(key_id="main")
             await vaulted.resolve()
             await asyncio.to_thread(own_vault.stop)
-            status = await refusal(vaulted.resolve())
-            assert status.metadata["cause"] == "UNREACHABLE"
+            [account] = (await vaulted.resolve()).accounts
+            assert (account.keys[0].secret, account.keys[0].unavailable_cause) == (
+                "",
+                "UNREACHABLE",
+            )
 
             await asyncio.to_thread(own_vault.start)
             assert (await vaulted.resolve()).accounts[0].keys[0].secret == OPENAI_KEY
@@ -143,7 +156,8 @@ class TestLogin:
         wrong = tmp_path / "secret_id"
         wrong.touch(mode=0o600)
         wrong.write_text("00000000-0000-0000-0000-000000000000")
-        transit = vault_transit(vault, secret_id_file=wrong)
+        login = AppRole("approle", role_id_file=vault.role_id_file, secret_id_file=wrong)
+        transit = vault_transit(vault, login=login)
 
         with pytest.raises(KekUnavailableError) as refused:
             await transit.generate_data_key(CONTEXT)

@@ -14,11 +14,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from services.keyvault.adapters.vault_http import ATTEMPTS_MAX, VaultSettings
+from services.keyvault.adapters.vault_login import AppRole
 from services.keyvault.adapters.vault_transit import VaultTransit
 from services.keyvault.domain.envelope import WrappedKey
 from services.keyvault.errors import KekCause, KekUnavailableError
 from services.keyvault.usecases.data_keys import BATCH_MAX, BATCHES_IN_FLIGHT_MAX, DataKeys
 from services.shared.clock import SystemClock
+from services.shared.secret import Secret
 from tests.support.faulty_vault import (
     PLAINTEXT,
     Fault,
@@ -98,19 +100,19 @@ async def vault() -> AsyncIterator[FaultyVault]:
         yield server
 
 
-def make_transit(vault: FaultyVault, folder: Path, *, call_seconds: float) -> VaultTransit:
+def make_transit(
+    vault: FaultyVault, folder: Path, *, call_seconds: float, namespace: str = ""
+) -> VaultTransit:
     secret = folder / "id"
     secret.touch(mode=0o600)
     secret.write_text("id-of-the-role")
     settings = VaultSettings(
         address=vault.address,
         ca_file=None,
-        namespace="",
+        namespace=namespace,
         transit_mount="transit",
         transit_key="ownkey",
-        approle_mount="approle",
-        role_id_file=secret,
-        secret_id_file=secret,
+        login=AppRole("approle", role_id_file=secret, secret_id_file=secret),
         call_seconds=call_seconds,
         connections=4,
     )
@@ -206,6 +208,21 @@ class TestFaults:
 
         assert refused.value.cause is KekCause.SEALED
 
+    async def test_logins_and_uses_alike_name_the_namespace(
+        self, vault: FaultyVault, tmp_path: Path
+    ) -> None:
+        transit = make_transit(vault, tmp_path, call_seconds=5.0, namespace="/teams/keys/")
+        keys = [
+            (WrappedKey(transit.name, key.kek_version, key.wrapped), context)
+            for key, context in ITEMS
+        ]
+        secrets = await transit.unwrap_many(keys)
+        await transit.close()
+
+        assert transit.name == "vault:teams/keys/transit/ownkey"
+        assert all(secret is not None for secret in secrets)
+        assert vault.namespaces == {"/teams/keys/"}
+
     async def test_a_redirect_is_never_followed_with_a_token(
         self, vault: FaultyVault, transit: VaultTransit
     ) -> None:
@@ -231,9 +248,9 @@ class TestStorms:
         self, vault: FaultyVault, transit: VaultTransit
     ) -> None:
         cache = self.cache(transit)
-        answers = await asyncio.gather(*(cache.unwrap_many(ITEMS[:1]) for _ in range(10_000)))
+        answers = await asyncio.gather(*(cache.unwrap_each(ITEMS[:1]) for _ in range(10_000)))
 
-        assert all(secret is not None for [secret] in answers)
+        assert all(isinstance(result, Secret) for [result] in answers)
         assert len(vault.uses) == 1
 
     async def test_ten_thousand_cold_keys_are_a_handful_of_batches(
@@ -242,9 +259,9 @@ class TestStorms:
         cache = self.cache(transit)
         [(wrapped, _), *_] = ITEMS
         cold = [(wrapped, str(number).encode()) for number in range(10_000)]
-        answers = await asyncio.gather(*(cache.unwrap_many([item]) for item in cold))
+        answers = await asyncio.gather(*(cache.unwrap_each([item]) for item in cold))
 
-        assert all(secret is not None for [secret] in answers)
+        assert all(isinstance(result, Secret) for [result] in answers)
         assert len(vault.uses) <= math.ceil(len(cold) / BATCH_MAX) + BATCHES_IN_FLIGHT_MAX
 
     async def test_a_vault_that_comes_back_meets_no_storm(
@@ -252,11 +269,11 @@ class TestStorms:
     ) -> None:
         cache = self.cache(transit)
         vault.lasting = LASTING["sealed"][0]
-        calls = [cache.unwrap_many(ITEMS[:1]) for _ in range(10_000)]
-        refused = await asyncio.gather(*calls, return_exceptions=True)
-        assert all(isinstance(item, KekUnavailableError) for item in refused)
+        calls = [cache.unwrap_each(ITEMS[:1]) for _ in range(10_000)]
+        answers = await asyncio.gather(*calls)
+        assert all(isinstance(result, KekUnavailableError) for [result] in answers)
         assert len(vault.uses) == 1
 
         vault.lasting = None
-        await asyncio.gather(*(cache.unwrap_many(ITEMS[:1]) for _ in range(10_000)))
+        await asyncio.gather(*(cache.unwrap_each(ITEMS[:1]) for _ in range(10_000)))
         assert len(vault.uses) == 2

@@ -37,6 +37,17 @@ class TestConfig:
 
         assert len(refused.value.problems) == 3
 
+    def test_what_vault_needs_depends_on_the_login(self, environ: dict[str, str]) -> None:
+        settings = {"KEK": "vault", "VAULT_LOGIN": "kubernetes", "VAULT_ADDRESS": "https://vault"}
+        named = {f"OWNKEY_KEYVAULT_{name}": value for name, value in settings.items()}
+        with pytest.raises(ConfigError) as refused:
+            read_config({**environ, **named})
+
+        assert [problem.split(" is required")[0] for problem in refused.value.problems] == [
+            "OWNKEY_KEYVAULT_VAULT_KUBERNETES_ROLE",
+            "OWNKEY_KEYVAULT_VAULT_KUBERNETES_TOKEN_FILE",
+        ]
+
     def test_vault_in_plain_text_is_refused(self, environ: dict[str, str], tmp_path: Path) -> None:
         role = str(tmp_path / "dsn")
         settings = {

@@ -15,6 +15,7 @@ from services.keyvault.usecases.data_keys import (
     BATCHES_IN_FLIGHT_MAX,
     REFRESH_INTERVAL_SECONDS,
     DataKeys,
+    Unwrapped,
 )
 from services.shared.secret import Secret
 from tests.support.clock import ManualClock
@@ -49,8 +50,12 @@ def wrapped(number: int) -> tuple[WrappedKey, bytes]:
     return WrappedKey("counting", 1, f"{number:08}".encode()), CONTEXT
 
 
-def plain(secrets: Sequence[Secret | None]) -> list[bytes | None]:
-    return [secret.reveal_bytes() if secret is not None else None for secret in secrets]
+def plain(secrets: Sequence[Unwrapped]) -> list[bytes | None]:
+    return [item.reveal_bytes() if isinstance(item, Secret) else None for item in secrets]
+
+
+def away(results: Sequence[Unwrapped]) -> bool:
+    return all(isinstance(item, KekUnavailableError) for item in results)
 
 
 @pytest.fixture
@@ -74,7 +79,7 @@ class TestDataKeys:
         self, kek: CountingKek, clock: ManualClock
     ) -> None:
         keys = cache(kek, clock)
-        answers = await asyncio.gather(*(keys.unwrap_many([wrapped(1)]) for _ in range(10_000)))
+        answers = await asyncio.gather(*(keys.unwrap_each([wrapped(1)]) for _ in range(10_000)))
 
         assert kek.batches == [1]
         assert {plain(answer)[0] for answer in answers} == {b"10000000"}
@@ -84,7 +89,7 @@ class TestDataKeys:
     ) -> None:
         keys = cache(kek, clock)
         kek.gate.clear()
-        calls = [asyncio.create_task(keys.unwrap_many([wrapped(n)])) for n in range(1000)]
+        calls = [asyncio.create_task(keys.unwrap_each([wrapped(n)])) for n in range(1000)]
         for _ in range(3):
             await asyncio.sleep(0)
         assert len(kek.batches) <= BATCHES_IN_FLIGHT_MAX
@@ -104,9 +109,9 @@ class TestDataKeys:
         """All workers end in one step of the loop; what queues in the same step is not left."""
         keys = cache(kek, clock)
         several = [wrapped(number) for number in range(BATCHES_IN_FLIGHT_MAX)]
-        first = asyncio.create_task(keys.unwrap_many(several))
+        first = asyncio.create_task(keys.unwrap_each(several))
         await asyncio.sleep(0)  # The workers stand in the loop's queue,
-        second = asyncio.create_task(keys.unwrap_many([wrapped(99)]))  # and this behind them.
+        second = asyncio.create_task(keys.unwrap_each([wrapped(99)]))  # and this behind them.
 
         async with asyncio.timeout(5):
             await first
@@ -116,49 +121,47 @@ class TestDataKeys:
         self, kek: CountingKek, clock: ManualClock
     ) -> None:
         keys = cache(kek, clock)
-        await keys.unwrap_many([wrapped(1)])
+        await keys.unwrap_each([wrapped(1)])
         clock.advance(299.9)
-        await keys.unwrap_many([wrapped(1)])
+        await keys.unwrap_each([wrapped(1)])
         assert kek.batches == [1]
 
         clock.advance(0.1)
-        await keys.unwrap_many([wrapped(1)])
+        await keys.unwrap_each([wrapped(1)])
         assert kek.batches == [1, 1]
 
     async def test_the_oldest_used_gives_way(self, kek: CountingKek, clock: ManualClock) -> None:
         keys = cache(kek, clock, count_max=2)
         for number in (1, 2, 1, 3):
-            await keys.unwrap_many([wrapped(number)])
+            await keys.unwrap_each([wrapped(number)])
         kek.batches.clear()
 
-        await keys.unwrap_many([wrapped(1), wrapped(3)])
+        await keys.unwrap_each([wrapped(1), wrapped(3)])
         assert kek.batches == []
-        await keys.unwrap_many([wrapped(2)])
+        await keys.unwrap_each([wrapped(2)])
         assert kek.batches == [1]
 
     async def test_without_the_kek_warm_keys_open_and_cold_ones_do_not(
         self, kek: CountingKek, clock: ManualClock
     ) -> None:
         keys = cache(kek, clock)
-        await keys.unwrap_many([wrapped(1)])
+        await keys.unwrap_each([wrapped(1)])
         kek.away = True
 
-        assert plain(await keys.unwrap_many([wrapped(1)])) == [b"10000000"]
-        with pytest.raises(KekUnavailableError):
-            await keys.unwrap_many([wrapped(2)])
+        assert plain(await keys.unwrap_each([wrapped(1)])) == [b"10000000"]
+        assert away(await keys.unwrap_each([wrapped(2)]))
         clock.advance(300)
-        with pytest.raises(KekUnavailableError):
-            await keys.unwrap_many([wrapped(1)])
+        assert away(await keys.unwrap_each([wrapped(1)]))
 
         kek.away = False
-        assert plain(await keys.unwrap_many([wrapped(2)])) == [b"20000000"]
+        assert plain(await keys.unwrap_each([wrapped(2)])) == [b"20000000"]
 
     async def test_a_refused_key_is_not_kept(self, kek: CountingKek, clock: ManualClock) -> None:
         keys = cache(kek, clock)
         key, _ = wrapped(1)
 
-        assert await keys.unwrap_many([(key, b"another")]) == [None]
-        assert await keys.unwrap_many([(key, b"another")]) == [None]
+        assert await keys.unwrap_each([(key, b"another")]) == [None]
+        assert await keys.unwrap_each([(key, b"another")]) == [None]
         assert kek.batches == [1, 1]
 
     async def test_a_caller_that_goes_away_leaves_the_others_theirs(
@@ -166,14 +169,25 @@ class TestDataKeys:
     ) -> None:
         keys = cache(kek, clock)
         kek.gate.clear()
-        gone = asyncio.create_task(keys.unwrap_many([wrapped(1)]))
-        stays = asyncio.create_task(keys.unwrap_many([wrapped(1)]))
+        gone = asyncio.create_task(keys.unwrap_each([wrapped(1)]))
+        stays = asyncio.create_task(keys.unwrap_each([wrapped(1)]))
         await asyncio.sleep(0)
         gone.cancel()
         kek.gate.set()
 
         assert plain(await stays) == [b"10000000"]
         assert kek.batches == [1]
+
+    async def test_a_cold_key_that_cannot_be_opened_keeps_no_warm_one_shut(
+        self, kek: CountingKek, clock: ManualClock
+    ) -> None:
+        keys = cache(kek, clock)
+        await keys.unwrap_each([wrapped(1)])
+        kek.away = True
+        warm, cold = await keys.unwrap_each([wrapped(1), wrapped(2)])
+
+        assert plain([warm]) == [b"10000000"]
+        assert away([cold])
 
 
 async def settle() -> None:
@@ -188,63 +202,62 @@ class TestGrace:
         self, kek: CountingKek, clock: ManualClock
     ) -> None:
         keys = cache(kek, clock, grace_seconds=30)
-        await keys.unwrap_many([wrapped(1)])
+        await keys.unwrap_each([wrapped(1)])
         clock.advance(269.9)
-        await keys.unwrap_many([wrapped(1)])
+        await keys.unwrap_each([wrapped(1)])
         assert kek.batches == [1]
 
         clock.advance(0.1)
         kek.gate.clear()
-        answers = await asyncio.gather(*(keys.unwrap_many([wrapped(1)]) for _ in range(1000)))
+        answers = await asyncio.gather(*(keys.unwrap_each([wrapped(1)]) for _ in range(1000)))
         assert {plain(answer)[0] for answer in answers} == {b"10000000"}
         kek.gate.set()
         await settle()
         assert kek.batches == [1, 1]
         clock.advance(269)
-        await keys.unwrap_many([wrapped(1)])
+        await keys.unwrap_each([wrapped(1)])
         assert kek.batches == [1, 1]
 
     async def test_without_the_kek_it_tries_once_an_interval_and_ends_at_the_hard_age(
         self, kek: CountingKek, clock: ManualClock
     ) -> None:
         keys = cache(kek, clock, grace_seconds=30)
-        await keys.unwrap_many([wrapped(1)])
+        await keys.unwrap_each([wrapped(1)])
         kek.away = True
         clock.advance(270)
         for _ in range(29):
             for _ in range(100):
-                assert plain(await keys.unwrap_many([wrapped(1)])) == [b"10000000"]
+                assert plain(await keys.unwrap_each([wrapped(1)])) == [b"10000000"]
             await settle()
             clock.advance(REFRESH_INTERVAL_SECONDS)
         assert len(kek.batches) == 1 + 29
 
         clock.advance(1)
-        with pytest.raises(KekUnavailableError):
-            await keys.unwrap_many([wrapped(1)])
+        assert away(await keys.unwrap_each([wrapped(1)]))
 
     async def test_a_refresh_that_is_refused_ends_the_entry(
         self, kek: CountingKek, clock: ManualClock
     ) -> None:
         keys = cache(kek, clock, grace_seconds=30)
-        await keys.unwrap_many([wrapped(1)])
+        await keys.unwrap_each([wrapped(1)])
         clock.advance(270)
         kek.refuses = True
-        await keys.unwrap_many([wrapped(1)])
+        await keys.unwrap_each([wrapped(1)])
         await settle()
 
-        assert await keys.unwrap_many([wrapped(1)]) == [None]
+        assert await keys.unwrap_each([wrapped(1)]) == [None]
 
     async def test_refreshes_wait_while_cold_keys_do(
         self, kek: CountingKek, clock: ManualClock
     ) -> None:
         keys = cache(kek, clock, grace_seconds=30, count_max=5000)
-        await keys.unwrap_many([wrapped(number) for number in range(1000)])
+        await keys.unwrap_each([wrapped(number) for number in range(1000)])
         clock.advance(270)
         kek.batches.clear()
         kek.gate.clear()
-        calls = [asyncio.create_task(keys.unwrap_many([wrapped(n)])) for n in range(1000, 3000)]
+        calls = [asyncio.create_task(keys.unwrap_each([wrapped(n)])) for n in range(1000, 3000)]
         await settle()
-        await keys.unwrap_many([wrapped(number) for number in range(1000)])
+        await keys.unwrap_each([wrapped(number) for number in range(1000)])
         kek.gate.set()
         await asyncio.gather(*calls)
         await settle()
