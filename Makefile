@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 KEK ?= local
+# TLS=1 has all parts of make run and make tour speak mutual TLS.
+TLS ?= 0
 STATE ?= .ownkey
 SAMPLES ?= ../shared/samples
 # Arguments handed to pytest: make test-only TESTS=tests/unit/ledger
@@ -23,21 +25,23 @@ TYPED := $(foreach folder,services simulator client deploy,\
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	--require-hashes --no-deps
 
+IMAGES := keyvault router ledger demo
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run tour test test-only check format lint types protos samples requirements bench-ledger \
-	stubs venv vault lock clean
+.PHONY: help run tour test test-only check format lint types protos samples requirements \
+	bench-keyvault bench-ledger deploy-check stubs venv vault kustomize chromium lock clean
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(RUNTIME) $(STUBS) $(COMMAND) ## Starts the whole suite, walks through it once, serves until interrupted
-	@$(BIN)/python -m deploy.local run --state $(STATE) --kek $(KEK)
+	@$(BIN)/python -m deploy.local run --state $(STATE) --kek $(KEK) $(if $(filter 1,$(TLS)),--tls)
 
 tour: $(RUNTIME) $(STUBS) $(COMMAND) ## Takes the same walk in a temporary folder, then stops
-	@$(BIN)/python -m deploy.local tour --kek $(KEK)
+	@$(BIN)/python -m deploy.local tour --kek $(KEK) $(if $(filter 1,$(TLS)),--tls)
 
-test: check vault $(COMMAND) ## Runs everything that CI runs: the checks and all tests
+test: check vault kustomize chromium $(COMMAND) ## Runs everything that CI runs: the checks and all tests
 	@$(BIN)/python -m pytest $(TESTS)
 
 test-only: $(DEV) $(STUBS) $(COMMAND) ## Runs the tests named by TESTS, without the checks
@@ -70,12 +74,27 @@ stubs: $(STUBS) ## Generates the Python stubs from protos/
 
 venv: $(DEV) $(COMMAND) ## Makes the virtual environment with everything in it
 
+deploy-check: $(DEV) $(STUBS) kustomize ## Renders every overlay and holds it against Kubernetes and the code
+	@$(BIN)/python -m pytest tests/deploy
+
 vault: $(DEV) ## Finds HashiCorp Vault on PATH, or builds it once into a cache
-	@$(BIN)/python -m deploy.vault
+	@$(BIN)/python -m deploy.programs vault
+
+kustomize: $(DEV) ## Finds Kustomize on PATH, or builds it once into a cache
+	@$(BIN)/python -m deploy.programs kustomize
+
+chromium: $(DEV) ## Finds Chromium on PATH, or installs Debian's where root may
+	@$(BIN)/python -m deploy.programs chromium
 
 lock: $(DEV) ## Pins requirements*.in anew, with hashes
 	@$(BIN)/python -m piptools compile $(PIN) --output-file requirements.txt requirements.in
 	@$(BIN)/python -m piptools compile $(PIN) --output-file requirements-dev.txt requirements-dev.in
+	@for image in $(IMAGES); do $(BIN)/python -m piptools compile $(PIN) \
+		--output-file deploy/docker/requirements-$$image.txt \
+		deploy/docker/requirements-$$image.in || exit 1; done
+
+bench-keyvault: $(DEV) $(STUBS) ## Measures keyvault against gRPC and Vault; ARGS for more
+	@$(BIN)/python -m bench.keyvault $(ARGS)
 
 bench-ledger: $(DEV) $(STUBS) ## Measures the ledger against PostgreSQL and gRPC; ARGS for more
 	@$(BIN)/python -m bench.ledger $(ARGS)

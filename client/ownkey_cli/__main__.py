@@ -11,14 +11,14 @@ import typer
 from typer.core import TyperGroup
 
 from client.ownkey_cli.command import command
-from client.ownkey_cli.commands import keys, keyvault, ledger, router, statement
+from client.ownkey_cli.commands import certs, jobs, keys, keyvault, ledger, media, router, statement
 from client.ownkey_cli.exits import Exit
 
 ORDER = (
     *("keys", "settings", "audit"),
-    *("generate", "explain", "models", "providers"),
+    *("generate", "image", "speech", "jobs", "explain", "models", "providers"),
     *("credits", "mode", "usage", "entries", "statement", "plans"),
-    *("kek", "rewrap", "verify"),
+    *("kek", "rewrap", "verify", "certs"),
 )
 
 
@@ -45,6 +45,9 @@ app.add_typer(keyvault.settings, name="settings", rich_help_panel=_KEYS)
 app.add_typer(keyvault.audit, name="audit", rich_help_panel=_KEYS)
 
 command(app, "generate", panel=_REQUESTS)(router.generate)
+command(app, "image", panel=_REQUESTS)(media.image)
+command(app, "speech", panel=_REQUESTS)(media.speech)
+app.add_typer(jobs.app, name="jobs", rich_help_panel=_REQUESTS)
 command(app, "explain", panel=_REQUESTS)(router.explain)
 command(app, "models", of_account=False, panel=_REQUESTS)(router.models)
 command(app, "providers", of_account=False, panel=_REQUESTS)(router.providers)
@@ -59,6 +62,7 @@ command(app, "plans", of_account=False, panel=_CREDITS)(ledger.plans)
 app.add_typer(keyvault.kek, name="kek", rich_help_panel=_CARE)
 command(app, "rewrap", of_account=False, panel=_CARE)(keyvault.rewrap)
 command(app, "verify", of_account=False, panel=_CARE)(ledger.verify)
+app.add_typer(certs.app, name="certs", rich_help_panel=_CARE)
 
 
 def main() -> None:

@@ -64,7 +64,11 @@ class Output:
 
     def line(self, message: Message) -> None:
         """Print one message of a stream as a JSON line, at once."""
-        self.stdout.write(json.dumps(as_dict(message)) + "\n")
+        self.record(as_dict(message))
+
+    def record(self, content: Mapping[str, Any]) -> None:
+        """Print one JSON line, at once."""
+        self.stdout.write(json.dumps(content) + "\n")
         self.stdout.flush()
 
     def text(self, piece: str) -> None:

@@ -27,8 +27,10 @@ import typer
 from rich.console import Console
 
 from deploy.local.processes import LocalError
+from deploy.local.state import Kek
 from deploy.local.suite import Ports, Suite
 from deploy.local.walk import WalkError, look_again, walk
+from services.shared.identity import OPERATOR
 
 _CHECK_SECONDS = 1.0
 _ENDINGS = (signal.SIGINT, signal.SIGTERM)
@@ -44,15 +46,21 @@ class KekChoice(StrEnum):
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="The suite on this machine.")
 _KekOption = Annotated[KekChoice, typer.Option(help="A local keyring, or a real Vault.")]
+_TlsOption = Annotated[bool, typer.Option("--tls", help="Mutual TLS between all parts.")]
 _StateOption = Annotated[Path, typer.Option(help="Keeps everything that outlives a run.")]
 
 
 @app.command()
-def run(state: _StateOption = _DEFAULT_STATE, kek: _KekOption = KekChoice.LOCAL) -> None:
+def run(
+    *,
+    state: _StateOption = _DEFAULT_STATE,
+    kek: _KekOption = KekChoice.LOCAL,
+    tls: _TlsOption = False,
+) -> None:
     """Start the suite, walk through it once and serve until interrupted."""
     console = Console()
     with _told(console):
-        with _running(state, kek, Ports(), console) as suite:
+        with _running(_suite(state, kek, Ports(), console, tls=tls), console) as suite:
             account = suite.state.walked
             if account:
                 asyncio.run(look_again(suite, console, account))
@@ -66,25 +74,29 @@ def run(state: _StateOption = _DEFAULT_STATE, kek: _KekOption = KekChoice.LOCAL)
 
 
 @app.command()
-def tour(kek: _KekOption = KekChoice.LOCAL) -> None:
+def tour(*, kek: _KekOption = KekChoice.LOCAL, tls: _TlsOption = False) -> None:
     """Take the walk on a suite of its own, then stop it; exit 0 if all went as it should."""
     console = Console()
     # A failed tour leaves its folder behind: its logs say why.
     folder = Path(tempfile.mkdtemp(prefix="ownkey-tour-"))
-    with _told(console), _running(folder / "state", kek, Ports.any_free(), console) as suite:
+    suite = _suite(folder / "state", kek, Ports.any_free(), console, tls=tls)
+    with _told(console), _running(suite, console):
         asyncio.run(walk(suite, console))
         suite.check()
     shutil.rmtree(folder)
 
 
-@contextmanager
-def _running(state: Path, kek: KekChoice, ports: Ports, console: Console) -> Iterator[Suite]:
-    """A running suite; SIGTERM ends it as an interrupt does, and a second one finds it ending."""
-
+def _suite(state: Path, kek: KekChoice, ports: Ports, console: Console, *, tls: bool) -> Suite:
     def say(what: str) -> None:
         console.print(f"  [dim]starting[/dim] {what}")
 
-    suite = Suite(state, kek="vault" if kek is KekChoice.VAULT else "local", ports=ports, say=say)
+    wraps: Kek = "vault" if kek is KekChoice.VAULT else "local"
+    return Suite(state, kek=wraps, tls=tls, ports=ports, say=say)
+
+
+@contextmanager
+def _running(suite: Suite, console: Console) -> Iterator[Suite]:
+    """A running suite; SIGTERM ends it as an interrupt does, and a second one finds it ending."""
     console.print("[bold]Ownkey[/bold] on this machine")
     for ending in _ENDINGS:
         signal.signal(ending, signal.default_int_handler)
@@ -138,13 +150,24 @@ def _print_doors(console: Console, suite: Suite, account: str) -> None:
         (request, at.router, f"{router}/StreamText"),
     )
     console.print("\n[bold]Serving.[/bold] Try, in another terminal:\n")
+    operator = suite.tls_files(OPERATOR)
+    shown, trusted = "-plaintext", ""
+    if operator is not None:
+        shown = f"-cacert {operator.ca} -cert {operator.certificate} -key {operator.key}"
+        trusted = f"--cacert {operator.ca} --cert {operator.certificate} --key {operator.key} "
+        for name in ("certificate", "key", "ca"):
+            line = f"  export OWNKEY_TLS_{name.upper()}_FILE={getattr(operator, name)}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     for message, address, method in doors:
         data = f"-d '{json.dumps(message)}' " if message else ""
-        line = f"  grpcurl -plaintext {data}{address} {method}"
+        line = f"  grpcurl {shown} {data}{address} {method}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     chat = json.dumps({"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]})
-    door = f"http://{at.http}/v1/chat/completions -H 'X-Ownkey-Account: {account}'"
-    console.print(f"  curl {door} -d '{chat}'", markup=False, highlight=False, soft_wrap=True)
+    scheme = "https" if trusted else "http"
+    door = f"{scheme}://{at.http}/v1/chat/completions -H 'X-Ownkey-Account: {account}'"
+    console.print(
+        f"  curl {trusted}{door} -d '{chat}'", markup=False, highlight=False, soft_wrap=True
+    )
     console.print(f"\nLogs are in {suite.state.logs}. Interrupt (Ctrl-C) to stop.")
 
 

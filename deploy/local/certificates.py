@@ -1,100 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A certificate authority of our own and a server certificate for loopback."""
+"""Certificates of a local suite: for mutual TLS between its parts, and for its Vault."""
 
 from __future__ import annotations
 
 import datetime as dt
-import ipaddress
+import shutil
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from client.ownkey_client.authority import Authority, loopback_names, make_trial
+from services.shared.certificates import TlsFiles
 
-_LIFETIME = dt.timedelta(days=3650)
-_CLOCK_SKEW = dt.timedelta(minutes=5)
+_VAULT_LIFETIME = dt.timedelta(days=3650)
+_SUITE_LIFETIME = dt.timedelta(days=30)
+"""They are made anew at each start."""
 
 
-def write_loopback_certificates(
-    folder: Path, *, organisation: str, now: dt.datetime
-) -> tuple[Path, Path, Path]:
+def files_in(folder: Path) -> TlsFiles:
+    """Name a certificate's three files in its folder."""
+    return TlsFiles(certificate=folder / "tls.crt", key=folder / "tls.key", ca=folder / "ca.crt")
+
+
+def write_suite_certificates(folder: Path, *, now: dt.datetime) -> None:
+    """Make an authority and every identity's certificate, in the place of earlier ones."""
+    shutil.rmtree(folder, ignore_errors=True)
+    make_trial(folder, now=now, lifetime=_SUITE_LIFETIME)
+
+
+def write_loopback_certificate(folder: Path, *, organisation: str, now: dt.datetime) -> TlsFiles:
     """
-    Makes a CA and a certificate for 127.0.0.1 and localhost signed by it, unless they are there.
+    Make a certificate for loopback and the authority that issued it, unless they are there.
 
-    The CA's own key is never written: nothing else can be signed by it later.
-
-    Returns:
-        The files of the CA's certificate, the server's certificate and the server's key (0600).
+    The authority's own key is never written: nothing else can be issued by it later.
     """
-    ca_file, certificate_file, key_file = (
-        folder / name for name in ("ca.pem", "server.pem", "server.key")
-    )
-    if ca_file.exists():
-        return ca_file, certificate_file, key_file
-    folder.mkdir(parents=True, exist_ok=True)
-    ca_key = ec.generate_private_key(ec.SECP256R1())
-    ca_name = _name(f"{organisation} local CA")
-    ca = (
-        _builder(subject=ca_name, issuer=ca_name, key=ca_key.public_key(), now=now)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(signs_certificates=True), critical=True)
-        .sign(ca_key, hashes.SHA256())
-    )
-    key = ec.generate_private_key(ec.SECP256R1())
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    certificate = (
-        _builder(subject=_name("localhost"), issuer=ca_name, key=key.public_key(), now=now)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
+    files = files_in(folder)
+    if not files.certificate.exists():
+        authority = Authority.new(f"{organisation} local CA", now=now, lifetime=_VAULT_LIFETIME)
+        authority.issue(
+            folder,
+            loopback_names(),
+            common_name="localhost",
+            now=now,
+            lifetime=_VAULT_LIFETIME,
         )
-        .sign(ca_key, hashes.SHA256())
-    )
-    key_file.touch(mode=0o600)
-    key_file.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    ca_file.write_bytes(ca.public_bytes(serialization.Encoding.PEM))
-    return ca_file, certificate_file, key_file
-
-
-def _name(common_name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-
-
-def _builder(
-    *, subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: dt.datetime
-) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _CLOCK_SKEW)
-        .not_valid_after(now + _LIFETIME)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-    )
-
-
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
+    return files

@@ -12,7 +12,9 @@ from ownkey.keyvault.v1 import keyvault_service_pb2_grpc
 from ownkey.ledger.v1 import ledger_service_pb2_grpc
 from ownkey.router.v1 import router_service_pb2_grpc
 
+from services.shared.certificates import Certificates, TlsFiles
 from services.shared.channel import open_channel
+from services.shared.clock import SystemClock
 from services.shared.identity import call_metadata
 from services.shared.secret import Secret
 
@@ -46,10 +48,15 @@ class Clients:
     Args:
         addresses: Where the suite listens.
         operator_token: Lets `operator` metadata be sent along, for what only operators may do.
+        files: The certificate that shows who calls, where the suite speaks TLS; it decides, not the
+            token.
     """
 
-    def __init__(self, addresses: Addresses, *, operator_token: str) -> None:
+    def __init__(
+        self, addresses: Addresses, *, operator_token: str, files: TlsFiles | None = None
+    ) -> None:
         self.addresses = addresses
+        self._certificates = None if files is None else Certificates(files, clock=SystemClock())
         self.operator: Metadata = call_metadata(Secret(operator_token))
         self._stack = AsyncExitStack()
 
@@ -69,4 +76,4 @@ class Clients:
         await self._stack.aclose()
 
     async def _channel(self, address: str) -> grpc.aio.Channel:
-        return await self._stack.enter_async_context(open_channel(address))
+        return await self._stack.enter_async_context(open_channel(address, self._certificates))

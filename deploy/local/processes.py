@@ -21,11 +21,15 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.shared.certificates import TlsFiles, read_material
+from services.shared.tls import channel_credentials
 
 READY_TIMEOUT_SECONDS = 60.0
 STOP_TIMEOUT_SECONDS = 40.0
@@ -317,17 +321,21 @@ def port_is_free(port: int) -> bool:
         return True
 
 
-def grpc_serving(address: str) -> Probe:
+def grpc_serving(address: str, files: TlsFiles | None = None) -> Probe:
     """
     A probe by the standard health service.
 
     See https://github.com/grpc/grpc/blob/master/doc/health-checking.md
+
+    Args:
+        address: Where it listens.
+        files: A certificate that it trusts, where it speaks TLS.
     """
 
     def probe() -> bool:
         # A pool of its own, so that a refused connection does not hold up the next try.
         options = (("grpc.use_local_subchannel_pool", 1),)
-        with grpc.insecure_channel(address, options=options) as channel:
+        with _channel(address, files, options) as channel:
             stub: Any = health_pb2_grpc.HealthStub(channel)  # Its type names no methods.
             try:
                 reply = stub.Check(health_pb2.HealthCheckRequest(), timeout=_PROBE_TIMEOUT_SECONDS)
@@ -336,6 +344,15 @@ def grpc_serving(address: str) -> Probe:
             return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
 
     return probe
+
+
+def _channel(
+    address: str, files: TlsFiles | None, options: Sequence[tuple[str, Any]]
+) -> grpc.Channel:
+    if files is None:
+        return grpc.insecure_channel(address, options=options)
+    credentials = channel_credentials(read_material(files, now=datetime.now(UTC)))
+    return grpc.secure_channel(address, credentials, options=options)
 
 
 def http_answers(port: int, path: str) -> Probe:

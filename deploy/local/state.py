@@ -11,6 +11,7 @@ The state folder of a local suite: its layout, its version, its lock and the sec
     vault/             a Vault server's store, certificates and unseal keys
     secrets/           0600: fingerprint keys, DSNs with passwords
     secrets/tokens/    0600: one token for each internal identity
+    tls/               certificates of the parts and of callers, made anew at each start with TLS
     logs/              one log for each process
 """
 
@@ -49,6 +50,7 @@ class StateFolder:
         self.postgres = self.path / "postgres"
         self.vault = self.path / "vault"
         self.keyring = self.path / "keyring"
+        self.tls = self.path / "tls"
         self.tokens = self.path / "secrets" / "tokens"
         self._lock: IO[str] | None = None
 

@@ -12,10 +12,12 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from deploy.local.clients import Addresses
+from deploy.local.certificates import files_in, write_suite_certificates
+from deploy.local.clients import Addresses, Clients
 from deploy.local.postgres import EmbeddedPostgres
 from deploy.local.processes import (
     Command,
@@ -30,7 +32,9 @@ from deploy.local.processes import (
 )
 from deploy.local.state import Kek, StateFolder
 from deploy.local.vault import TRANSIT_KEY, TRANSIT_MOUNT, LocalVault
-from deploy.vault.binary import VaultMissingError, vault_binary
+from deploy.programs import VAULT, ProgramMissingError
+from services.shared.certificates import TlsFiles
+from services.shared.identity import OPERATOR
 
 SIMULATOR = "simulator"
 START_ORDER = (SIMULATOR, "ledger", "keyvault", "router")
@@ -49,6 +53,8 @@ _SIMULATED_PROVIDERS = (
     "google-vertex/{host}",
     "openai",
     "openrouter",
+    "replicate/{host}",
+    "stability",
 )
 """Where each provider is simulated; `{host}` is the host that a credential is bound to."""
 
@@ -76,6 +82,7 @@ class Suite:
     Args:
         state_folder: Keeps everything that outlives a run.
         kek: What wraps the keys: a local keyring, or a real Vault.
+        tls: Whether the parts speak mutual TLS instead of plain text.
         ports: Where the parts listen.
         environ: More settings, by service.
         say: Told, in a few words, what begins.
@@ -86,6 +93,7 @@ class Suite:
         state_folder: Path,
         *,
         kek: Kek = "local",
+        tls: bool = False,
         ports: Ports | None = None,
         environ: Mapping[str, Mapping[str, str]] | None = None,
         say: Callable[[str], None] = lambda _: None,
@@ -94,6 +102,7 @@ class Suite:
         self.ports = ports or Ports()
         self.postgres = EmbeddedPostgres(self.state.postgres, log_folder=self.state.logs)
         self.vault: LocalVault | None = None
+        self.tls = tls
         self._environ = environ or {}
         self._say = say
         self._supervisor = Supervisor(self.state.logs)
@@ -107,7 +116,16 @@ class Suite:
     @property
     def operator_token(self) -> str:
         """What an operator shows to the services."""
-        return self.state.token("operator")
+        return self.state.token(OPERATOR)
+
+    def tls_files(self, identity: str) -> TlsFiles | None:
+        """An identity's certificate; None where plain text is spoken."""
+        return files_in(self.state.tls / identity) if self.tls else None
+
+    def clients(self) -> Clients:
+        """Stubs to it, as an operator over TLS."""
+        files = self.tls_files(OPERATOR)
+        return Clients(self.addresses, operator_token=self.operator_token, files=files)
 
     def start(self) -> None:
         """
@@ -119,12 +137,14 @@ class Suite:
         self.state.open()
         try:
             self._take_ports()
+            if self.tls:
+                write_suite_certificates(self.state.tls, now=datetime.now(UTC))
             self._say("PostgreSQL")
             self.postgres.start()
             self._make_databases()
             if self.state.kek == "vault":
                 self._start_vault()
-            for service in ("ledger", "keyvault"):
+            for service in STORED_IN:
                 self._say(f"migrations of {service}")
                 self._supervisor.run(self._service_command(service, "migrate"))
             for name in START_ORDER:
@@ -202,8 +222,8 @@ class Suite:
     def _start_vault(self) -> None:
         self._say("Vault")
         try:
-            binary = vault_binary(say=self._say)
-        except VaultMissingError as exc:
+            binary = VAULT.path(say=self._say)
+        except ProgramMissingError as exc:
             raise LocalError(str(exc)) from exc
         self.vault = LocalVault(self.state.vault, log_folder=self.state.logs, binary=binary)
         self.vault.start()
@@ -213,7 +233,7 @@ class Suite:
             arguments = [sys.executable, "-m", "simulator", "--listen", self._address(name)]
             probe = http_answers(self.ports.simulator, "/healthz")
             return Command(name=name, arguments=arguments), probe
-        probe = grpc_serving(self._address(name))
+        probe = grpc_serving(self._address(name), self.tls_files(OPERATOR))
         return self._service_command(name, "serve"), probe
 
     def _service_command(self, service: str, verb: str) -> Command:
@@ -232,8 +252,11 @@ class Suite:
             "ledger": self._ledger_settings,
             "router": self._router_settings,
         }
+        files = self.tls_files(service)
         return {
             "LISTEN": self._address(service),
+            "TOKENS_DIR": str(self.state.tokens),
+            **({} if files is None else _tls_settings(files)),
             "FINGERPRINT_KEY_FILE": str(self.state.fingerprint_key_file(service)),
             **own[service](),
         }
@@ -241,14 +264,12 @@ class Suite:
     def _ledger_settings(self) -> dict[str, str]:
         return {
             "DATABASE_DSN_FILE": str(self.state.dsn_file("ledger")),
-            "TOKENS_DIR": str(self.state.tokens),
             "PLANS_FILE": str(_PLANS_FILE),
         }
 
     def _keyvault_settings(self) -> dict[str, str]:
         settings = {
             "DATABASE_DSN_FILE": str(self.state.dsn_file("keyvault")),
-            "TOKENS_DIR": str(self.state.tokens),
             "ROUTER_ADDRESS": self._address("router"),
             "KEK": self.state.kek,
         }
@@ -268,9 +289,9 @@ class Suite:
         simulator = f"http://{self._address(SIMULATOR)}"
         simulated = {path.partition("/")[0]: f"{simulator}/{path}" for path in _SIMULATED_PROVIDERS}
         return {
-            "TOKENS_DIR": str(self.state.tokens),
             "KEYVAULT_ADDRESS": self._address("keyvault"),
             "LEDGER_ADDRESS": self._address("ledger"),
+            "DATABASE_DSN_FILE": str(self.state.dsn_file("router")),
             "HTTP_LISTEN": self._address("http"),
             "PROVIDER_BASE_URLS": json.dumps(simulated),
         }
@@ -281,3 +302,11 @@ class Suite:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _tls_settings(files: TlsFiles) -> dict[str, str]:
+    return {
+        "TLS_CERTIFICATE_FILE": str(files.certificate),
+        "TLS_KEY_FILE": str(files.key),
+        "TLS_CA_FILE": str(files.ca),
+    }

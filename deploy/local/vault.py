@@ -20,7 +20,7 @@ import hvac
 import hvac.exceptions
 import requests
 
-from deploy.local.certificates import write_loopback_certificates
+from deploy.local.certificates import files_in, write_loopback_certificate
 from deploy.local.processes import Command, LocalError, Process, free_port
 
 TRANSIT_KEY = "ownkey"
@@ -41,7 +41,7 @@ class LocalVault:
     Args:
         folder: Gets the store, certificates, unseal keys and the service's login.
         log_folder: Gets `vault.log`.
-        binary: The program, from `deploy.vault.binary`.
+        binary: The program, from `deploy.programs`.
         port: On loopback; a free one when 0, kept over restarts.
     """
 
@@ -52,7 +52,7 @@ class LocalVault:
         self._port = port or free_port()
         self._process: Process | None = None
         self.address = f"https://127.0.0.1:{self._port}"
-        self.ca_file = self.folder / "tls" / "ca.pem"
+        self.ca_file = files_in(self.folder / "tls").ca
         self.role_id_file = self.folder / "role_id"
         self.secret_id_file = self.folder / "secret_id"
         self._init_file = self.folder / "init.json"
@@ -70,7 +70,7 @@ class LocalVault:
             LocalError: It did not start, or its unseal keys are lost.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        _, certificate, key = write_loopback_certificates(
+        tls = write_loopback_certificate(
             self.folder / "tls",
             organisation="Ownkey Vault",
             now=dt.datetime.now(dt.UTC),
@@ -81,8 +81,8 @@ class LocalVault:
             "listener": {
                 "tcp": {
                     "address": f"127.0.0.1:{self._port}",
-                    "tls_cert_file": str(certificate),
-                    "tls_key_file": str(key),
+                    "tls_cert_file": str(tls.certificate),
+                    "tls_key_file": str(tls.key),
                     "tls_min_version": "tls13",
                 }
             },

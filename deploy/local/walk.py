@@ -391,7 +391,7 @@ async def walk(suite: Suite, console: Console) -> str:
         WalkError: If an outcome is not what the product promises.
         grpc.aio.AioRpcError: If a call failed that must not.
     """
-    async with Clients(suite.addresses, operator_token=suite.operator_token) as clients:
+    async with suite.clients() as clients:
         taken = Walk(clients, console)
         await taken.run()
         return taken.account
@@ -409,7 +409,7 @@ async def look_again(suite: Suite, console: Console, account: str) -> None:
     Raises:
         grpc.aio.AioRpcError: If something no longer stands.
     """
-    async with Clients(suite.addresses, operator_token=suite.operator_token) as clients:
+    async with suite.clients() as clients:
         answer = await clients.ledger.GetBalance(grant_pb2.GetBalanceRequest(account=account))
         listed = await clients.keyvault.ListKeys(
             keyvault_service_pb2.ListKeysRequest(parent=account)

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import contextvars
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -28,13 +28,14 @@ from services.shared.errors import (
     OverloadedError,
     ServiceError,
 )
+from services.shared.identity import grpc_caller
 from services.shared.logging import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
+    from services.shared.access import Access
     from services.shared.clock import Clock
-    from services.shared.identity import Policy
     from services.shared.status import StatusTable
 
 UNARY_SECONDS_DEFAULT = 60.0
@@ -50,14 +51,6 @@ _REFLECTION = "/grpc.reflection."
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 log = get_logger()
-
-
-class Authenticator(Protocol):
-    """Knows who calls."""
-
-    def identify(self, metadata: Mapping[str, str | bytes]) -> str:
-        """Return the caller's identity; raises UnauthenticatedError."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +118,7 @@ class Boundary(grpc.aio.ServerInterceptor):
 
     Args:
         table: The service's failures.
-        authenticator: Knows who calls.
-        policy: Who may call what.
+        access: Knows who calls, and what they may.
         clock: Time.
         in_flight_max: Calls served at once; more are refused with OVERLOADED.
         request_bytes_max: Largest request message taken.
@@ -137,8 +129,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         self,
         *,
         table: StatusTable,
-        authenticator: Authenticator,
-        policy: Policy,
+        access: Access,
         clock: Clock,
         in_flight_max: int = IN_FLIGHT_MAX_DEFAULT,
         request_bytes_max: int = REQUEST_BYTES_MAX_DEFAULT,
@@ -146,8 +137,7 @@ class Boundary(grpc.aio.ServerInterceptor):
     ) -> None:
         self.request_bytes_max = request_bytes_max
         self._table = table
-        self._authenticator = authenticator
-        self._policy = policy
+        self._access = access
         self._clock = clock
         self._in_flight_max = in_flight_max
         self._in_flight = 0
@@ -239,9 +229,8 @@ class Boundary(grpc.aio.ServerInterceptor):
         self, rpc: str, request: Any, context: Any, ended: _Ended, *, default_seconds: float
     ) -> float:
         """Check the call and return the seconds it may take."""
-        metadata = dict(context.invocation_metadata() or ())
-        ended.identity = identity = self._authenticator.identify(metadata)
-        self._policy.check(identity, rpc)
+        ended.identity = identity = self._access.identify(grpc_caller(context), rpc)
+        self._access.check(identity, rpc, self._access.accounts_in(rpc, request))
         asked: float | None = context.time_remaining()
         remaining = default_seconds if asked is None else asked
         remaining = min(remaining, STREAM_SECONDS_MAX)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import ipaddress
+import os
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SECRET_BYTES_MAX = 64 * 1024
-_GROUP_OR_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_COMMON = "OWNKEY_"
+_NOBODYS = stat.S_IRWXO | stat.S_IWGRP | stat.S_IXGRP
 
 
 class ConfigError(Exception):
@@ -48,13 +51,19 @@ def setting(
     Declare a field of a configuration class.
 
     Args:
-        env: Name of the environment variable.
+        env: Name of the environment variable; without `OWNKEY_` it gets the service's prefix.
         doc: What it is, its unit, and what goes wrong outside its range.
         default: Value where the variable is unset; without one the variable is required.
         parse: Turns the text into the value; raises ValueError with the rule that was broken.
     """
     metadata = {"env": env, "doc": doc, "parse": parse}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def settings_of(cls: type[Any], *, prefix: str) -> dict[str, dataclasses.Field[Any]]:
+    """Return a configuration class's fields by the names of their environment variables."""
+    named = ((field.metadata["env"], field) for field in dataclasses.fields(cls))
+    return {env if env.startswith(_COMMON) else prefix + env: field for env, field in named}
 
 
 def load(cls: type[T], environ: Mapping[str, str], *, prefix: str) -> T:
@@ -69,7 +78,7 @@ def load(cls: type[T], environ: Mapping[str, str], *, prefix: str) -> T:
     Raises:
         ConfigError: With every problem found.
     """
-    fields = {f.metadata["env"]: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = settings_of(cls, prefix=prefix)
     problems = []
     for name in sorted(environ):
         if name.startswith(prefix) and name not in fields:
@@ -97,16 +106,27 @@ def read_secret_file(path: Path) -> Secret:
         ConfigError: If it cannot be read, is empty or too long, or others may read it.
     """
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
         text = path.read_bytes()[: SECRET_BYTES_MAX + 1].strip()
     except OSError as fault:
         problem = f"the secret file {path} cannot be read ({fault.strerror}); create it, mode 0600"
         raise ConfigError([problem]) from fault
-    if mode & _GROUP_OR_OTHERS:
+    if open_to_others(status):
         raise ConfigError([f"the secret file {path} can be read by others; run chmod 600 on it"])
     if not text or len(text) > SECRET_BYTES_MAX:
         raise ConfigError([f"the secret file {path} must hold 1 to {SECRET_BYTES_MAX} bytes"])
     return Secret(text)
+
+
+def open_to_others(status: os.stat_result) -> bool:
+    """
+    Tell whether others than this process may read or change a secret file.
+
+    Its group may read it only where the file is another user's, as Kubernetes mounts a secret for
+    a pod's own group: https://kubernetes.io/docs/tasks/configure-pod-container/security-context/
+    """
+    own = status.st_uid == os.geteuid()
+    return bool(status.st_mode & (_NOBODYS | (stat.S_IRGRP if own else 0)))
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
@@ -150,19 +170,37 @@ def choice(*options: str) -> Callable[[str], str]:
 
 
 def listen_address(text: str) -> str:
-    """
-    Check an address to listen on, `host:port`.
-
-    Plain text is served on loopback only.
-    """
+    """Check an address to listen on, `host:port`."""
     host, _, port = text.rpartition(":")
-    if host not in {"127.0.0.1", "localhost", "[::1]"}:
-        message = "plain text is served on loopback only: use 127.0.0.1:PORT"
-        raise ValueError(message)
-    if not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 - the highest TCP port
-        message = "must end with a port from 0 to 65535, as in 127.0.0.1:7101"
+    if not host or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 - the highest port
+        message = "must be host:port, the port from 0 to 65535, as in 127.0.0.1:7101"
         raise ValueError(message)
     return text
+
+
+def is_loopback(address: str) -> bool:
+    """
+    Tell whether an address to listen on, or a gRPC target, stays on this machine.
+
+    Args:
+        address: `host:port`, several with commas between them, or a target with a scheme, as in
+            https://github.com/grpc/grpc/blob/master/doc/naming.md
+    """
+    scheme, _, rest = address.rpartition("///") if "///" in address else ("", "", address)
+    if scheme not in {"", "dns:"}:
+        return False
+    for prefix in ("ipv4:", "ipv6:", "dns:"):
+        rest = rest.removeprefix(prefix)
+    return all(_is_loopback_host(one.rpartition(":")[0]) for one in rest.split(","))
+
+
+def _is_loopback_host(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
 
 
 def existing_file(text: str) -> Path:

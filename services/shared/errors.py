@@ -116,6 +116,10 @@ class StoreUnavailableError(ServiceError):
     """The database cannot be reached now."""
 
 
+class OutcomeUnknownError(StoreUnavailableError):
+    """The database was lost while it committed: what was to be written may be on record."""
+
+
 class PeerUnavailableError(ServiceError):
     """Another service that this one needs cannot be reached now."""
 

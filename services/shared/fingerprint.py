@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
 
     from services.shared.secret import Secret
 
-LENGTH_BYTES = 8
+_LENGTH = struct.Struct(">Q")
+LENGTH_BYTES = _LENGTH.size
 
 
 def canonical(parts: Sequence[bytes]) -> bytes:
@@ -21,7 +23,7 @@ def canonical(parts: Sequence[bytes]) -> bytes:
 
     Each part is preceded by its length, eight bytes, big-endian.
     """
-    return b"".join(len(part).to_bytes(LENGTH_BYTES, "big") + part for part in parts)
+    return b"".join([_LENGTH.pack(len(part)) + part for part in parts])
 
 
 def fingerprint(key: Secret, *, version: int, fields: Sequence[tuple[str, bytes]]) -> bytes:

@@ -1,102 +1,142 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Who calls, and what they may call.
+Who calls: an identity is a name, shown by a certificate or by a token.
 
-An identity is a name. On loopback it comes from a token file, one file an identity; a caller
-without a token is `anonymous`. The policy is a table of RPCs; what is not in it is denied.
+Over TLS the caller's certificate is issued for SPIFFE URIs and DNS names, which the policy gives to
+identities. In plain text, on loopback, a token file of its own shows an identity, and a caller
+without a token is `anonymous`. See https://github.com/spiffe/spiffe/blob/main/standards/X509-SVID.md
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from services.shared.config import read_secret_file
-from services.shared.errors import AccessDeniedError, UnauthenticatedError
+from services.shared.errors import UnauthenticatedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from services.shared.policy import Policy
     from services.shared.secret import Secret
 
 ANONYMOUS = "anonymous"
+BACKEND = "backend"
 ROUTER = "router"
 KEYVAULT = "keyvault"
 OPERATOR = "operator"
 IDENTITIES = frozenset({ROUTER, KEYVAULT, OPERATOR})
+"""Those that the packaged policies give a token."""
 
 METADATA_KEY = "authorization"
 _SCHEME = "Bearer "
+_SSL = b"ssl"
+NAMES_SHOWN_MAX = 4
 
 
-class TokenAuthenticator:
+@dataclass(frozen=True, slots=True)
+class Caller:
     """
-    Knows callers by a bearer token in the call's metadata.
+    What a caller shows.
 
     Args:
-        folder: Holds one file for each identity with that identity's token.
+        encrypted: Whether the connection is TLS.
+        names: The SPIFFE URIs and DNS names of a certificate that was checked; none without one.
+        token: The token sent along; empty without one.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._identities = {
-            _digest(read_secret_file(folder / name).reveal()): name for name in sorted(IDENTITIES)
-        }
+    encrypted: bool = False
+    names: tuple[str, ...] = ()
+    token: str = field(default="", repr=False)
 
-    def identify(self, metadata: Mapping[str, str | bytes]) -> str:
+
+class Identities:
+    """
+    Knows callers.
+
+    Args:
+        policy: Says which names and tokens there are.
+        tokens_dir: Holds a token file for each identity that has one; None where tokens are not
+            taken.
+
+    Raises:
+        ConfigError: If a token file cannot be used.
+    """
+
+    def __init__(self, policy: Policy, *, tokens_dir: Path | None) -> None:
+        self._by_name = policy.identity_of_name
+        self._by_token: Mapping[bytes, str] = {}
+        if tokens_dir is not None:
+            self._by_token = {
+                _digest(read_secret_file(tokens_dir / name).reveal()): name
+                for name in sorted(policy.with_token)
+            }
+
+    def identify(self, caller: Caller) -> str:
         """
-        Return the caller's identity.
-
-        Args:
-            metadata: The call's metadata.
+        Return the caller's identity; where there is a certificate, it decides.
 
         Raises:
-            UnauthenticatedError: If a token is sent that is not known.
+            UnauthenticatedError: If what was shown is nobody's, or nothing was over TLS.
         """
-        value = metadata.get(METADATA_KEY)
-        if value is None:
-            return ANONYMOUS
-        token = value if isinstance(value, str) else value.decode("latin-1")
-        # A digest is looked up, so the time taken tells nothing about a token.
-        identity = self._identities.get(_digest(token.removeprefix(_SCHEME)))
-        if identity is None:
+        if caller.names:
+            return self._certified(caller.names)
+        if caller.token:
+            # A digest is looked up, so the time taken tells nothing about a token.
+            identity = self._by_token.get(_digest(caller.token))
+            if identity is None:
+                message = (
+                    "the call's authorization token is not known to this service; send the token "
+                    "of one of its identities, or none to call as an anonymous caller on loopback"
+                )
+                raise UnauthenticatedError(message)
+            return identity
+        if caller.encrypted:
             message = (
-                "the call's authorization token is not known to this service; send the token of "
-                "one of its identities, or none to call as an anonymous caller on loopback"
+                "the call showed neither a certificate with a SPIFFE URI or DNS name nor a token; "
+                "connect with the certificate of an identity that the policy names"
             )
             raise UnauthenticatedError(message)
-        return identity
+        return ANONYMOUS
 
-
-class Policy:
-    """
-    Which identity may call which RPC; what is not listed is denied.
-
-    Args:
-        rows: Full method name, `/package.Service/Method`, to the identities that may call it.
-    """
-
-    def __init__(self, rows: Mapping[str, frozenset[str]]) -> None:
-        self._rows = dict(rows)
-
-    def check(self, identity: str, rpc: str) -> None:
-        """
-        Let a call pass.
-
-        Raises:
-            AccessDeniedError: If the identity may not call the RPC.
-        """
-        if identity not in self._rows.get(rpc, frozenset()):
+    def _certified(self, names: tuple[str, ...]) -> str:
+        found = sorted({self._by_name[name] for name in names if name in self._by_name})
+        if len(found) == 1:
+            return found[0]
+        shown = ", ".join(names[:NAMES_SHOWN_MAX])
+        if found:
             message = (
-                f"the identity '{identity}' may not call {rpc}; ask an operator to allow it in the "
-                "policy, or call with another identity"
+                f"the certificate's names ({shown}) belong to several identities of the policy, "
+                f"{' and '.join(found)}; use a certificate of one of them"
             )
-            raise AccessDeniedError(message, metadata={"identity": identity, "rpc": rpc})
+        else:
+            message = (
+                f"no identity of the policy has a name of the certificate ({shown}); ask an "
+                "operator to add one to the policy, or connect with another certificate"
+            )
+        raise UnauthenticatedError(message, metadata={"names": shown})
 
 
-def call_metadata(token: Secret) -> tuple[tuple[str, str], ...]:
-    """Return the metadata by which a client presents its token."""
-    return ((METADATA_KEY, _SCHEME + token.reveal()),)
+def grpc_caller(context: Any) -> Caller:
+    """Return what the caller of a gRPC call shows, from the call's servicer context."""
+    sent = dict(context.invocation_metadata() or ()).get(METADATA_KEY, "")
+    token = sent if isinstance(sent, str) else sent.decode("latin-1")
+    # https://grpc.github.io/grpc/core/grpc__security__constants_8h.html
+    shown: Mapping[str, Any] = context.auth_context()
+    names = (*shown.get("peer_uri", ()), *shown.get("peer_dns", ()))
+    return Caller(
+        encrypted=_SSL in shown.get("transport_security_type", ()),
+        names=tuple(name.decode("utf-8", "replace") for name in names),
+        token=token.removeprefix(_SCHEME),
+    )
+
+
+def call_metadata(token: Secret | None) -> tuple[tuple[str, str], ...]:
+    """Return the metadata by which a client presents its token; none where it has none."""
+    return () if token is None else ((METADATA_KEY, _SCHEME + token.reveal()),)
 
 
 def _digest(token: str) -> bytes:

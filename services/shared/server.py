@@ -2,8 +2,8 @@
 """
 A service's process: serve, tell its health, stop gracefully.
 
-On SIGTERM or SIGINT health turns NOT_SERVING, new calls are refused, running ones may finish within
-the drain's bound, then what was opened is closed.
+On SIGTERM or SIGINT health turns NOT_SERVING and callers leave; then new calls are refused, running
+ones may finish within the drain's bound, and what was opened is closed.
 """
 
 from __future__ import annotations
@@ -19,16 +19,26 @@ import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services.shared.config import ConfigError
+from services.shared.boundary import STREAM_SECONDS_MAX
+from services.shared.config import ConfigError, is_loopback
 from services.shared.errors import ServiceError
 from services.shared.logging import get_logger
+from services.shared.serving_config import CONNECTION_SECONDS_DEFAULT
+from services.shared.tls import server_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
     from services.shared.boundary import Boundary
+    from services.shared.certificates import Certificates
 
 DRAIN_SECONDS_DEFAULT = 30.0
+CONNECTION_GRACE_SECONDS = STREAM_SECONDS_MAX + 30.0
+"""What a call on an ageing connection gets to end in: more than the longest stream takes."""
+LEAVE_SECONDS = 0.5
+"""What callers get to go to another replica in, once health says NOT_SERVING."""
+KEEPALIVE_MILLIS = 30_000
+KEEPALIVE_TIMEOUT_MILLIS = 10_000
 RECEIVE_FACTOR = 2
 CONNECTION_STREAMS_MAX = 4096
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h
@@ -46,6 +56,9 @@ class ServerSpec:
         services: Full names of its gRPC services.
         register: Adds the servicers to the server.
         boundary: Stands before all of them.
+        certificates: What it shows and trusts; plain text without, on loopback only.
+        health_listen: Where health alone is served in plain text; None for nowhere.
+        connection_seconds: Age at which a caller is asked to connect anew.
         drain_seconds: How long running calls may go on after a stop was asked for.
     """
 
@@ -53,6 +66,9 @@ class ServerSpec:
     services: Sequence[str]
     register: Callable[[grpc.aio.Server], None]
     boundary: Boundary
+    certificates: Certificates | None = None
+    health_listen: str | None = None
+    connection_seconds: float = CONNECTION_SECONDS_DEFAULT
     drain_seconds: float = DRAIN_SECONDS_DEFAULT
 
 
@@ -63,6 +79,7 @@ class RunningServer:
     Args:
         server: The gRPC server.
         port: The port it listens on.
+        health_server: Serves health in plain text; None where nobody asked for it.
         health_servicer: Tells its health.
         spec: What it serves.
     """
@@ -72,18 +89,23 @@ class RunningServer:
         server: grpc.aio.Server,
         *,
         port: int,
+        health_server: grpc.aio.Server | None,
         health_servicer: health.aio.HealthServicer,
         spec: ServerSpec,
     ) -> None:
         self.port = port
         self._server = server
+        self._health_server = health_server
         self._health = health_servicer
         self._spec = spec
 
     async def stop(self) -> None:
         """Say NOT_SERVING, let running calls finish within the bound, then stop."""
         await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(min(LEAVE_SECONDS, self._spec.drain_seconds))
         await self._server.stop(self._spec.drain_seconds)
+        if self._health_server is not None:
+            await self._health_server.stop(None)
 
 
 async def start(spec: ServerSpec) -> RunningServer:
@@ -91,7 +113,7 @@ async def start(spec: ServerSpec) -> RunningServer:
     Start serving.
 
     Raises:
-        ConfigError: If the address cannot be listened on.
+        ConfigError: If an address cannot be listened on.
     """
     options = [
         # Past what is taken, so that a message a little too large is refused by the boundary, with
@@ -102,6 +124,10 @@ async def start(spec: ServerSpec) -> RunningServer:
         ("grpc.so_reuseport", 0),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MILLIS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MILLIS),
+        ("grpc.max_connection_age_ms", round(1000 * spec.connection_seconds)),
+        ("grpc.max_connection_age_grace_ms", round(1000 * CONNECTION_GRACE_SECONDS)),
     ]
     server = grpc.aio.server(interceptors=[spec.boundary], options=options)
     spec.register(server)
@@ -109,19 +135,52 @@ async def start(spec: ServerSpec) -> RunningServer:
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     names = (*spec.services, health.SERVICE_NAME, reflection.SERVICE_NAME)
     reflection.enable_server_reflection(names, server)
-    try:
-        port = server.add_insecure_port(spec.listen)
-    except RuntimeError as fault:
-        problem = (
-            f"cannot listen on {spec.listen}; another process has the port: stop it or choose "
-            "another address"
-        )
-        raise ConfigError([problem]) from fault
+    port = _listen(server, spec.listen, spec.certificates)
+    health_server = None
+    if spec.health_listen is not None:
+        health_server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        health_pb2_grpc.add_HealthServicer_to_server(health_servicer, health_server)
+        _add_port(health_server, spec.health_listen, None)
+        await health_server.start()
     await server.start()
     for name in ("", *spec.services):
         await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
-    log.info("serving", listen=spec.listen, port=port)
-    return RunningServer(server, port=port, health_servicer=health_servicer, spec=spec)
+    log.info("serving", listen=spec.listen, port=port, tls=spec.certificates is not None)
+    return RunningServer(
+        server,
+        port=port,
+        health_server=health_server,
+        health_servicer=health_servicer,
+        spec=spec,
+    )
+
+
+def _listen(server: grpc.aio.Server, address: str, certificates: Certificates | None) -> int:
+    """Listen with the certificate, or without one on loopback; return the port."""
+    if certificates is not None:
+        return _add_port(server, address, server_credentials(certificates))
+    if not is_loopback(address):
+        problem = (
+            f"{address} is not on loopback, and plain text is served on loopback only: set the "
+            "TLS files, or listen on 127.0.0.1"
+        )
+        raise ConfigError([problem])
+    return _add_port(server, address, None)
+
+
+def _add_port(
+    server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None
+) -> int:
+    try:
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
+    except RuntimeError as fault:
+        problem = (
+            f"cannot listen on {address}; another process has the port, or it is no address of "
+            "this machine: stop that process or choose another address"
+        )
+        raise ConfigError([problem]) from fault
 
 
 async def serve_until_stopped(spec: ServerSpec) -> None:

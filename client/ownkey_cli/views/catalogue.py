@@ -37,11 +37,12 @@ def providers_table(
             empty="The catalogue has no provider.",
         )
     return table(
-        ("!provider", "?!name", "a key looks like", "!made at", "?!default model"),
+        ("!provider", "?!name", "?serves", "a key looks like", "!made at", "?!default model"),
         (
             (
                 one.provider_id,
                 one.display_name,
+                ", ".join(word(catalogue_pb2.Capability, work) for work in one.capabilities),
                 one.key_shape,
                 one.key_page_url,
                 one.default_model or NONE,
@@ -127,4 +128,25 @@ def _exclusions(exclusions: Iterable[explain_pb2.Exclusion]) -> RenderableType:
 def _price(priced: catalogue_pb2.ModelOffer | explain_pb2.Candidate, side: str) -> str:
     if not priced.HasField("price"):
         return NONE
-    return usd_per_million(getattr(priced.price, f"{side}_nano_usd_per_million_tokens"))
+    price = priced.price
+    parts = []
+    if side == "input" and price.nano_usd_per_million_characters:
+        parts.append(f"{usd_per_million(price.nano_usd_per_million_characters)} characters")
+    if side == "output" and price.nano_usd_per_image:
+        parts.append(f"{in_usd(price.nano_usd_per_image)} an image")
+    if side == "output" and price.image_output_nano_usd_per_million_tokens:
+        parts.append(f"{usd_per_million(price.image_output_nano_usd_per_million_tokens)} images")
+    if side == "output" and price.nano_usd_per_media_second:
+        parts.append(f"{in_usd(price.nano_usd_per_media_second)} a second")
+    if side == "output" and price.nano_usd_per_machine_second:
+        parts.append(f"{in_usd(price.nano_usd_per_machine_second)} a machine's second")
+    by_tokens = getattr(price, f"{side}_nano_usd_per_million_tokens")
+    other = (
+        price.nano_usd_per_million_characters,
+        price.nano_usd_per_image,
+        price.nano_usd_per_media_second,
+        price.nano_usd_per_machine_second,
+    )
+    if by_tokens or not any(other):
+        parts.insert(0, usd_per_million(by_tokens))
+    return ", ".join(parts) or NONE

@@ -19,7 +19,8 @@ from client.ownkey_client.failure import Failure
 NEXT_STEPS = {
     "ACCESS_DENIED": "--token-file <path> with an operator's token; `make run` keeps one in "
     ".ownkey/secrets/tokens/operator",
-    "UNAUTHENTICATED": "name the token file of this suite by --token-file, or none",
+    "UNAUTHENTICATED": "name the token file of this suite by --token-file, or none; over TLS, a "
+    "certificate that the policy names",
     "KEY_NOT_FOUND": "ownkey keys list",
     "KEY_ALREADY_EXISTS": "choose another --id, or leave it out for a random one",
     "KEY_DISABLED": "ownkey keys enable <key>",
@@ -46,6 +47,41 @@ NEXT_STEPS = {
     "REQUEST_ID_REUSED": "leave --request-id out to make a new request",
 }
 """What to try with this command, by reason; the service's own sentence stands above it."""
+
+
+HANDSHAKES = (
+    (
+        "certificate has expired",
+        "The certificate of {where} has ended.",
+        "issue it a new one; for those of ownkey certs init: ownkey certs renew <folder>",
+    ),
+    (
+        "certificate is not yet valid",
+        "The certificate of {where} is not valid yet.",
+        "set this machine's clock right, or wait",
+    ),
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "The certificate of {where} is of no authority that --tls-ca names.",
+        "name the authority of that suite by --tls-ca",
+    ),
+    (
+        "Hostname Verification Check failed",
+        "The certificate of {where} is for other names: something else may be answering there.",
+        "use a name that `ownkey certs show` lists for it, or issue one with this name",
+    ),
+    (
+        "WRONG_VERSION_NUMBER",
+        "What answers for {where} speaks plain text, and you speak TLS.",
+        "leave out --tls-certificate, --tls-key and --tls-ca",
+    ),
+    (
+        "Socket closed",
+        "The handshake was broken off by {where}: yours is untrusted, or only one side speaks TLS.",
+        "name its certificates by --tls-certificate, --tls-key and --tls-ca; its log says why",
+    ),
+)
+"""What gRPC says of a connection that did not come about, what that means, what to do."""
 
 
 def failure_view(failure: Failure, address: str) -> RenderableType:
@@ -100,6 +136,9 @@ def _no_answer(failure: Failure, address: str) -> tuple[str, str]:
     """The service did not answer by itself, so gRPC's own words say little to a person."""
     where = f"the {failure.service} at {address}"
     if failure.code is grpc.StatusCode.UNAVAILABLE:
+        for phrase, message, step in HANDSHAKES:
+            if phrase in failure.message:
+                return message.format(where=where), step
         return (
             f"Nobody answers for {where}.",
             f"start it (`make run` starts all), or name another place by --{failure.service}",

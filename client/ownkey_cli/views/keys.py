@@ -56,6 +56,7 @@ def key_view(key: key_pb2.Key) -> RenderableType:
             ("name", key.name),
             ("provider", key.provider),
             ("hint", key.hint or NONE),
+            ("lives", _residence(key)),
             ("label", key.label or NONE),
             ("use", use_text(key)),
             ("always use", "yes: never falls back to credits" if key.always_use else "no"),
@@ -84,6 +85,11 @@ def key_view(key: key_pb2.Key) -> RenderableType:
         empty="Nothing is known of its health.",
     )
     return Group(fields, Text(), health)
+
+
+def _residence(key: key_pb2.Key) -> str:
+    held = key.residence == key_pb2.RESIDENCE_CLIENT_HELD
+    return "in the customer's browser" if held else "on the server"
 
 
 def tested_view(key: key_pb2.Key, test: live_test_pb2.LiveTest, done: str) -> RenderableType:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ownkey.router.v1 import attempt_pb2, text_pb2
+from ownkey.router.v1 import attempt_pb2, media_pb2, text_pb2
 from rich.console import RenderableType
 from rich.text import Text
 
@@ -16,7 +16,9 @@ OWN_KEY = attempt_pb2.FUNDING_OWN_KEY
 FUNDING_STYLES = {"own-key": "cyan", "credits": "magenta"}
 
 
-def payer_line(start: text_pb2.TextStart | attempt_pb2.Receipt) -> Text:
+def payer_line(
+    start: text_pb2.TextStart | media_pb2.MediaStart | attempt_pb2.Receipt,
+) -> Text:
     """Who pays and who serves, in a line."""
     side = start.payer
     payer = f"own key {clean(start.key_hint)}".rstrip() if side == OWN_KEY else "credits"
@@ -33,20 +35,39 @@ def payer_line(start: text_pb2.TextStart | attempt_pb2.Receipt) -> Text:
 def cost_line(finish: text_pb2.TextFinish | text_pb2.GenerateTextResponse) -> Text:
     """What it cost and how much was used, in a line."""
     receipt = finish.receipt
-    cost = in_usd(receipt.cost_nano_usd) if receipt.HasField("cost_nano_usd") else "unpriced"
-    usage = receipt.usage
-    exact = "" if usage.basis == attempt_pb2.USAGE_BASIS_EXACT else ", estimated"
-    parts = [
-        f"{cost} at the provider",
-        f"charged {in_credits(receipt.charged_nano_credits)}",
-        f"tokens {usage.input_token_count:,} in, {usage.output_token_count:,} out{exact}",
-        word(text_pb2.FinishReason, finish.finish_reason),
-    ]
-    if receipt.settlement_state == attempt_pb2.SETTLEMENT_STATE_PENDING:
-        parts[1] = "the charge lands later"
+    parts = [*_paid(receipt), _tokens(receipt.usage)]
+    parts.append(word(text_pb2.FinishReason, finish.finish_reason))
     if receipt.replayed:
         parts.append("repeats an earlier request, whose text was never kept")
     return Text("  ·  ".join(parts), style="dim")
+
+
+def media_cost_line(receipt: attempt_pb2.Receipt) -> Text:
+    """What images or speech cost and how much was made, in a line."""
+    usage = receipt.usage
+    parts = _paid(receipt)
+    if usage.image_count:
+        parts.append(f"{usage.image_count} image{'s' if usage.image_count > 1 else ''}")
+    if usage.character_count:
+        parts.append(f"{usage.character_count:,} characters")
+    if usage.output_token_count:
+        parts.append(_tokens(usage))
+    if receipt.replayed:
+        parts.append("repeats an earlier request, whose media were never kept")
+    return Text("  ·  ".join(parts), style="dim")
+
+
+def _paid(receipt: attempt_pb2.Receipt) -> list[str]:
+    cost = in_usd(receipt.cost_nano_usd) if receipt.HasField("cost_nano_usd") else "unpriced"
+    charged = f"charged {in_credits(receipt.charged_nano_credits)}"
+    if receipt.settlement_state == attempt_pb2.SETTLEMENT_STATE_PENDING:
+        charged = "the charge lands later"
+    return [f"{cost} at the provider", charged]
+
+
+def _tokens(usage: attempt_pb2.Usage) -> str:
+    exact = "" if usage.basis == attempt_pb2.USAGE_BASIS_EXACT else ", estimated"
+    return f"tokens {usage.input_token_count:,} in, {usage.output_token_count:,} out{exact}"
 
 
 def attempts_table(attempts: Iterable[attempt_pb2.Attempt]) -> RenderableType:

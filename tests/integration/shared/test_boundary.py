@@ -14,6 +14,7 @@ import structlog
 from google.protobuf.wrappers_pb2 import StringValue
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from services.shared.access import Access
 from services.shared.boundary import Boundary, CallRecord, current_call
 from services.shared.channel import open_channel, outbound_seconds
 from services.shared.clock import SystemClock
@@ -23,10 +24,9 @@ from services.shared.identity import (
     IDENTITIES,
     METADATA_KEY,
     ROUTER,
-    Policy,
-    TokenAuthenticator,
     call_metadata,
 )
+from services.shared.policy import Policy
 from services.shared.secret import Secret
 from services.shared.server import ServerSpec, start
 from services.shared.status import RichStatus, StatusTable, from_rpc_error
@@ -38,6 +38,13 @@ if TYPE_CHECKING:
 SERVICE = "ownkey.sample.v1.SampleService"
 ECHO, STREAM, HIDDEN = (f"/{SERVICE}/{name}" for name in ("Echo", "Stream", "Hidden"))
 EVERYBODY = IDENTITIES | {"anonymous"}
+POLICY = Policy(
+    with_token=IDENTITIES,
+    grants={
+        **{(identity, rpc): None for identity in EVERYBODY for rpc in (ECHO, STREAM)},
+        (ROUTER, HIDDEN): None,
+    },
+)
 CANARY = "sk-proj-canary-0123456789abcdef"
 
 
@@ -113,8 +120,7 @@ async def serving(folder: Path, *, in_flight_max: int = 100) -> AsyncIterator[Sa
     records: list[CallRecord] = []
     boundary = Boundary(
         table=TABLE,
-        authenticator=TokenAuthenticator(folder),
-        policy=Policy({ECHO: EVERYBODY, STREAM: EVERYBODY, HIDDEN: frozenset({ROUTER})}),
+        access=Access(POLICY, tokens_dir=folder),
         clock=SystemClock(),
         in_flight_max=in_flight_max,
         observe=records.append,
@@ -202,8 +208,7 @@ class TestLimits:
         async with serving(tmp_path) as sample:
             boundary = Boundary(
                 table=TABLE,
-                authenticator=TokenAuthenticator(tmp_path),
-                policy=Policy({}),
+                access=Access(Policy(grants={}), tokens_dir=None),
                 clock=SystemClock(),
             )
             spec = ServerSpec(f"127.0.0.1:{sample.port}", [SERVICE], register, boundary)

@@ -11,6 +11,7 @@ import pytest
 from services.shared.config import (
     ConfigError,
     choice,
+    is_loopback,
     listen_address,
     load,
     read_secret_file,
@@ -51,13 +52,35 @@ def test_all_problems_are_told_at_once() -> None:
     assert "from 1 to 9" in text
 
 
+@pytest.mark.parametrize("address", ["7101", "127.0.0.1:x", "127.0.0.1:65536", ":7101"])
+def test_an_address_to_listen_on_has_a_host_and_a_port(address: str) -> None:
+    with pytest.raises(ConfigError, match="must be host:port"):
+        load(SampleConfig, {"OWNKEY_SAMPLE_LISTEN": address}, prefix=PREFIX)
+
+
 @pytest.mark.requirement("O5")
 @pytest.mark.parametrize(
-    "address", ["0.0.0.0:7101", "10.0.0.1:7101", "[::]:7101", "7101", "127.0.0.1:x"]
+    ("address", "expected"),
+    [
+        ("127.0.0.1:7101", True),
+        ("127.0.0.12:7101", True),
+        ("localhost:7101", True),
+        ("[::1]:7101", True),
+        ("dns:///localhost:7101", True),
+        ("ipv4:127.0.0.1:1,127.0.0.2:1", True),
+        ("0.0.0.0:7101", False),
+        ("[::]:7101", False),
+        ("10.0.0.1:7101", False),
+        ("ledger:7101", False),
+        ("dns:///ledger:7101", False),
+        ("dns://127.0.0.1:53/ledger:7101", False),
+        ("ipv4:127.0.0.1:1,10.0.0.1:1", False),
+        ("localhost.example:7101", False),
+        ("unix:/tmp/socket", False),
+    ],
 )
-def test_plain_text_is_served_on_loopback_only(address: str) -> None:
-    with pytest.raises(ConfigError):
-        load(SampleConfig, {"OWNKEY_SAMPLE_LISTEN": address}, prefix=PREFIX)
+def test_loopback_is_told_from_the_network(address: str, expected: bool) -> None:
+    assert is_loopback(address) is expected
 
 
 class TestSecretFiles:
