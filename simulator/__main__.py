@@ -36,9 +36,26 @@ def main() -> int:
         default=5.0,
         help="how long slow and stall keys keep one waiting (default: %(default)s)",
     )
+    parser.add_argument(
+        "--job-seconds",
+        type=float,
+        default=1.0,
+        help="how long predictions and videos take (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--webhook-address",
+        default="",
+        metavar="URL",
+        help="where webhooks are sent in place of the host they name; none by default",
+    )
     arguments = parser.parse_args()
     host, port = arguments.listen
-    settings = Settings(now=lambda: datetime.now(UTC), slow_seconds=arguments.slow_seconds)
+    settings = Settings(
+        now=lambda: datetime.now(UTC),
+        slow_seconds=arguments.slow_seconds,
+        job_seconds=arguments.job_seconds,
+        webhook_address=arguments.webhook_address,
+    )
     try:
         asyncio.run(_serve(host, port, settings))
     except OSError as error:

@@ -12,8 +12,8 @@ import contextlib
 import socket
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum, auto
 from typing import Any
@@ -28,6 +28,7 @@ from simulator.tokens import Answer, Prompt, make_answer
 __all__ = [
     "Generation",
     "InvalidRequestError",
+    "Production",
     "ProviderAPI",
     "Refusal",
     "RefusalKind",
@@ -50,6 +51,10 @@ class Settings:
     now: Callable[[], datetime]
     slow_seconds: float = 5.0
     """How long a `slow` key waits for its first byte, a `stall` key in the middle of a stream."""
+    job_seconds: float = 1.0
+    """How long a job runs."""
+    webhook_address: str = ""
+    """Where webhooks are sent in place of the host they name; empty sends none."""
 
 
 class RefusalKind(StrEnum):
@@ -66,6 +71,7 @@ class RefusalKind(StrEnum):
     OVERLOADED = auto()
     MODEL_NOT_FOUND = auto()
     INVALID_REQUEST = auto()
+    FILTERED = auto()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +114,26 @@ class Generation:
     prompt: Prompt
     stream: bool
     include_usage: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Production:
+    """
+    Media as a provider answers with them, and as faults have it.
+    """
+
+    content_type: str
+    body: bytes = b""
+    empty: bytes = b""
+    """The answer without any medium."""
+    headers: dict[str, str] = field(default_factory=dict)
+    frames: list[bytes] = field(default_factory=list)
+    """In place of a body, where the answer leaves piece by piece."""
+    filtered: str = ""
+    """What a filtered request is refused with; empty where it is answered all the same."""
+    blurred: bytes = b""
+    """The answer to a filtered request; empty for the same body."""
+    blurred_headers: dict[str, str] = field(default_factory=dict)
 
 
 _REFUSED_BY = {
@@ -215,6 +241,24 @@ class ProviderAPI(ABC):
         Give the frame of a failure in mid-stream.
         """
 
+    async def admit(
+        self, request: web.Request, model: str, *, generation: bool
+    ) -> Fault | web.Response | None:
+        """
+        Record a request, check its key and let faults strike; gives the fault that is left to the
+        work itself, or the refusal.
+        """
+        self._record(request, model, stream=False)
+        try:
+            fault = await self._admit(request, model, generation=generation)
+            if generation:
+                self._refuse_by(fault, FaultKind.NO_CREDIT, FaultKind.RATE_LIMITED)
+        except _RefusedError as error:
+            return self.refuse(error.refusal)
+        except _DownError:
+            return reset(request)
+        return fault
+
     async def free(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
         """
         Answer a free call.
@@ -253,6 +297,62 @@ class ProviderAPI(ABC):
         except _DownError:
             return reset(request)
         return await self._respond(request, generation, fault)
+
+    async def produce(
+        self,
+        request: web.Request,
+        model: str,
+        data: Mapping[str, Any],
+        read: Callable[[Mapping[str, Any]], Production],
+    ) -> web.StreamResponse:
+        """
+        Answer a request for media.
+
+        Args:
+            request: The request.
+            model: The model it names.
+            data: Its fields.
+            read: Reads them strictly, and makes what they ask for.
+        """
+        self._record(request, model, stream=False)
+        try:
+            fault = await self._admit(request, model, generation=True)
+            plain, _ = fault_in_model(model)
+            self._find_model(model)
+            made = read({**data, "model": plain} if "model" in data else data)
+            self._refuse_by(fault, FaultKind.NO_CREDIT, FaultKind.RATE_LIMITED)
+        except InvalidRequestError as error:
+            return self.refuse(Refusal(kind=RefusalKind.INVALID_REQUEST, detail=str(error)))
+        except _RefusedError as error:
+            return self.refuse(error.refusal)
+        except _DownError:
+            return reset(request)
+        return await self._hand_over(request, made, None if fault is None else fault.kind)
+
+    async def _hand_over(
+        self, request: web.Request, made: Production, kind: FaultKind | None
+    ) -> web.StreamResponse:
+        if kind is FaultKind.FILTERED and made.filtered:
+            return self.refuse(Refusal(kind=RefusalKind.FILTERED, detail=made.filtered))
+        if made.frames:
+            frames = made.frames
+            if kind is FaultKind.EMPTY:
+                frames = frames[-1:] if made.content_type == self.stream_type else []
+            elif kind is FaultKind.MIDSTREAM:
+                if made.content_type != self.stream_type:
+                    return self.broken_answer()
+                frames = [*frames[: len(frames) // 2], self.error_frame()]
+            return await self._stream(request, frames, kind, content_type=made.content_type)
+        if kind is FaultKind.MIDSTREAM:
+            return self.broken_answer()
+        body, headers = made.body, made.headers
+        if kind is FaultKind.FILTERED:
+            body, headers = made.blurred or body, made.blurred_headers
+        elif kind is FaultKind.EMPTY:
+            body = made.empty
+        if kind is FaultKind.CUT:
+            return await self._cut(request, body, content_type=made.content_type)
+        return web.Response(body=body, headers=headers, content_type=made.content_type)
 
     def _record(self, request: web.Request, model: str, *, stream: bool) -> None:
         key = self.key_of(request)
@@ -345,11 +445,17 @@ class ProviderAPI(ABC):
         return self.refuse(Refusal(kind=RefusalKind.ERROR))
 
     async def _stream(
-        self, request: web.Request, frames: list[bytes], kind: FaultKind | None
+        self,
+        request: web.Request,
+        frames: list[bytes],
+        kind: FaultKind | None,
+        *,
+        content_type: str = "",
     ) -> web.StreamResponse:
         half = len(frames) // 2
+        stream_type = content_type or self.stream_type
         response = web.StreamResponse(
-            headers={"Content-Type": self.stream_type, "Cache-Control": "no-cache"}
+            headers={"Content-Type": stream_type, "Cache-Control": "no-cache"}
         )
         # A client that hangs up ends its stream; that is its right.
         with contextlib.suppress(ConnectionError):
@@ -366,8 +472,10 @@ class ProviderAPI(ABC):
             await response.write_eof()
         return response
 
-    async def _cut(self, request: web.Request, body: bytes) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    async def _cut(
+        self, request: web.Request, body: bytes, *, content_type: str = "application/json"
+    ) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": content_type})
         response.content_length = len(body)
         with contextlib.suppress(ConnectionError):
             await response.prepare(request)

@@ -20,6 +20,8 @@ from simulator.faults import parse_fault
 from simulator.gemini_api import GeminiAPI
 from simulator.openai_api import OpenAIAPI
 from simulator.openrouter_api import OpenRouterAPI
+from simulator.replicate_api import ReplicateAPI
+from simulator.stability_api import StabilityAPI
 from simulator.vertex_api import VertexAPI
 
 __all__ = ["BODY_BYTES_MAX", "build_app"]
@@ -36,6 +38,8 @@ _APIS = (
     BedrockAPI,
     VertexAPI,
     DeepSeekAPI,
+    ReplicateAPI,
+    StabilityAPI,
 )
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

@@ -57,6 +57,12 @@ class AzureAPI(OpenAIAPI):
             web.post(f"{base}/openai/deployments/{{deployment}}/{chat}", self.generate),
             web.post(f"{base}/openai/v1/{chat}", self.generate),
             web.post(f"{base}/models/{chat}", self.generate),
+            web.post(
+                f"{base}/openai/deployments/{{deployment}}/images/generations", self.make_images
+            ),
+            web.post(f"{base}/openai/v1/images/generations", self.make_images),
+            web.post(f"{base}/openai/deployments/{{deployment}}/audio/speech", self.speak),
+            web.post(f"{base}/openai/v1/audio/speech", self.speak),
         ]
 
     def key_of(self, request: web.Request) -> str:
@@ -162,4 +168,5 @@ _REFUSALS: dict[RefusalKind, tuple[int, str, str]] = {
         "The API deployment for this resource does not exist.",
     ),
     RefusalKind.INVALID_REQUEST: (400, "BadRequest", "{detail}"),
+    RefusalKind.FILTERED: (400, "content_filter", "{detail}"),
 }

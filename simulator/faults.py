@@ -36,6 +36,8 @@ class FaultKind(StrEnum):
     MIDSTREAM = "midstream"
     EMPTY = "empty"
     FILTERED = "filtered"
+    GONE = "gone"
+    """A job's output is no longer at its address."""
     DOWN = "down"
 
 

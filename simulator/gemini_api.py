@@ -8,6 +8,8 @@ https://ai.google.dev/gemini-api/docs/troubleshooting and recorded answers.
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -16,17 +18,20 @@ from aiohttp import web
 from simulator.api import (
     Generation,
     InvalidRequestError,
+    Production,
     ProviderAPI,
     Refusal,
     RefusalKind,
     json_response,
     sse,
 )
-from simulator.faults import HintForm
+from simulator.faults import HintForm, fault_in_model
+from simulator.media import image, image_bytes
 from simulator.openai_api import require_json
 from simulator.tokens import Answer, Finish, Prompt, pieces
+from simulator.veo import gemini_video_routes
 
-__all__ = ["GeminiAPI"]
+__all__ = ["IMAGE_MODELS", "GeminiAPI", "draws", "read_drawing"]
 
 MODELS = (
     "gemini-3.1-flash-lite",
@@ -37,6 +42,7 @@ MODELS = (
     "gemini-2.5-pro",
     "gemini-2.0-flash",
 )
+IMAGE_MODELS = ("gemini-2.5-flash-image", "gemini-3.1-flash-image")
 _STREAM = "streamGenerateContent"
 _WHOLE = "generateContent"
 _STOP_SEQUENCES_MAX = 5
@@ -79,6 +85,13 @@ class _Thinking(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     thinking_level: Literal["minimal", "low", "medium", "high"] | None = None
 
 
+class _ImageConfig(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    aspect_ratio: Literal[
+        "1:1", "2:3", "3:2", "3:4", "4:3", "4:5", "5:4", "9:16", "16:9", "21:9"
+    ] = "1:1"
+    image_size: Literal["1K", "2K", "4K"] = "1K"
+
+
 class _Config(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     max_output_tokens: int | None = None
     temperature: float | None = None
@@ -90,6 +103,8 @@ class _Config(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     response_json_schema: dict[str, Any] | None = None
     response_schema: dict[str, Any] | None = None
     thinking_config: _Thinking | None = None
+    response_modalities: list[Literal["TEXT", "IMAGE"]] = []
+    image_config: _ImageConfig | None = None
 
 
 class _Declaration(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
@@ -126,9 +141,8 @@ class GeminiAPI(ProviderAPI):
         """
         return [
             web.get("/gemini/v1beta/models", self._models),
-            web.post(
-                f"/gemini/v1beta/models/{{model}}:{{method:{_WHOLE}|{_STREAM}}}", self.generate
-            ),
+            web.post(f"/gemini/v1beta/models/{{model}}:{{method:{_WHOLE}|{_STREAM}}}", self._serve),
+            *gemini_video_routes(self, seconds=self._settings.job_seconds),
         ]
 
     def key_of(self, request: web.Request) -> str:
@@ -147,7 +161,19 @@ class GeminiAPI(ProviderAPI):
         """
         Tell whether a model is served.
         """
-        return model in MODELS
+        return model in (*MODELS, *IMAGE_MODELS)
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        if not draws(request):
+            return await self.generate(request)
+        body = await request.read()
+
+        def read(data: Mapping[str, Any]) -> Production:
+            del data
+            require_json(request)
+            return read_drawing(request, body)
+
+        return await self.produce(request, request.match_info["model"], {}, read)
 
     def read(self, request: web.Request, body: bytes) -> Generation:
         """
@@ -260,6 +286,63 @@ class GeminiAPI(ProviderAPI):
         return await self.free(request, {"models": models})
 
 
+def draws(request: web.Request) -> bool:
+    """
+    Tell whether a request is to a model that makes images.
+    """
+    return fault_in_model(request.match_info["model"])[0] in IMAGE_MODELS
+
+
+def read_drawing(request: web.Request, body: bytes) -> Production:
+    """
+    Read a request for an image strictly, and draw it.
+
+    Raises:
+        InvalidRequestError: Google would refuse it.
+    """
+    model = fault_in_model(request.match_info["model"])[0]
+    try:
+        read = msgspec.json.decode(body, type=_Body)
+    except msgspec.DecodeError as error:
+        raise InvalidRequestError(f"Invalid JSON payload received. {error}") from error
+    config = read.generation_config
+    if request.match_info["method"] != _WHOLE or "IMAGE" not in config.response_modalities:
+        raise InvalidRequestError("The simulator draws by generateContent with IMAGE only.")
+    shape = config.image_config or _ImageConfig()
+    if shape.image_size != "1K" and model.startswith("gemini-2.5"):
+        raise InvalidRequestError("imageSize is not supported for this model.")
+    prompt = _prompt(model, read)
+    tokens = _IMAGE_TOKENS[model, shape.image_size]
+    data = base64.b64encode(image("image/png", size=image_bytes("medium"))).decode()
+    parts = [{"inlineData": {"mimeType": "image/png", "data": data}}]
+    tail = {
+        "usageMetadata": {
+            "promptTokenCount": prompt.input_tokens,
+            "candidatesTokenCount": tokens,
+            "totalTokenCount": prompt.input_tokens + tokens,
+            "candidatesTokensDetails": [{"modality": "IMAGE", "tokenCount": tokens}],
+        },
+        "modelVersion": model,
+        "responseId": "simulated0001",
+    }
+    candidate = {"content": {"parts": parts, "role": "model"}, "finishReason": "STOP", "index": 0}
+    empty = {"content": {"role": "model"}, "finishReason": "STOP", "index": 0}
+    blocked = {"promptFeedback": {"blockReason": "SAFETY"}, **tail}
+    return Production(
+        content_type="application/json",
+        body=msgspec.json.encode({"candidates": [candidate], **tail}),
+        empty=msgspec.json.encode({"candidates": [empty], **tail}),
+        blurred=msgspec.json.encode(blocked),
+    )
+
+
+_IMAGE_TOKENS = {
+    # https://ai.google.dev/gemini-api/docs/image-generation
+    ("gemini-2.5-flash-image", "1K"): 1290,
+    ("gemini-3.1-flash-image", "1K"): 1120,
+    ("gemini-3.1-flash-image", "2K"): 1680,
+    ("gemini-3.1-flash-image", "4K"): 2520,
+}
 _REFUSALS: dict[RefusalKind, tuple[int, str, str, str]] = {
     RefusalKind.MISSING_KEY: (
         403,

@@ -8,6 +8,7 @@ Error bodies follow https://developers.openai.com/docs/guides/error-codes and re
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from aiohttp import web
 from simulator.api import (
     Generation,
     InvalidRequestError,
+    Production,
     ProviderAPI,
     Refusal,
     RefusalKind,
@@ -24,6 +26,13 @@ from simulator.api import (
 )
 from simulator.chat_format import ChatBody, chunks, completion, prompt_of, usage_of
 from simulator.faults import HintForm
+from simulator.openai_media import (
+    IMAGE_MODELS,
+    SPEECH_MODELS,
+    read_edit,
+    read_image,
+    read_speech,
+)
 from simulator.tokens import Answer, pieces
 
 __all__ = ["OpenAIAPI", "bearer_key", "peek_json"]
@@ -64,6 +73,9 @@ class OpenAIAPI(ProviderAPI):
         return [
             web.get("/openai/v1/models", self._models),
             web.post("/openai/v1/chat/completions", self.generate),
+            web.post("/openai/v1/images/generations", self.make_images),
+            web.post("/openai/v1/images/edits", self.edit_images),
+            web.post("/openai/v1/audio/speech", self.speak),
         ]
 
     def key_of(self, request: web.Request) -> str:
@@ -82,7 +94,43 @@ class OpenAIAPI(ProviderAPI):
         """
         Tell whether a model is served.
         """
-        return model in MODELS
+        return model in (*MODELS, *IMAGE_MODELS, *SPEECH_MODELS)
+
+    async def make_images(self, request: web.Request) -> web.StreamResponse:
+        """
+        Answer a request for images.
+        """
+        return await self._make(request, read_image)
+
+    async def edit_images(self, request: web.Request) -> web.StreamResponse:
+        """
+        Answer a request for images made from images.
+        """
+        form = await request.post()
+        data: dict[str, Any] = {name: value for name, value in form.items() if name != "image[]"}
+        data["image[]"] = form.getall("image[]", [])
+        return await self.produce(request, str(data.get("model", "")), data, read_edit)
+
+    async def speak(self, request: web.Request) -> web.StreamResponse:
+        """
+        Answer a request for speech.
+        """
+        return await self._make(request, read_speech)
+
+    async def _make(
+        self, request: web.Request, read: Callable[[Mapping[str, Any]], Production]
+    ) -> web.StreamResponse:
+        body = await request.read()
+
+        def strictly(data: Mapping[str, Any]) -> Production:
+            require_json(request)
+            return read(data)
+
+        try:
+            data = msgspec.json.decode(body, type=dict[str, Any])
+        except msgspec.DecodeError:
+            data = {}
+        return await self.produce(request, str(data.get("model", "")), data, strictly)
 
     def read(self, request: web.Request, body: bytes) -> Generation:
         """
@@ -239,6 +287,7 @@ _REFUSALS: dict[RefusalKind, tuple[int, str, str | None, str]] = {
         "The model `{model}` does not exist or you do not have access to it.",
     ),
     RefusalKind.INVALID_REQUEST: (400, "invalid_request_error", None, "{detail}"),
+    RefusalKind.FILTERED: (400, "image_generation_user_error", "moderation_blocked", "{detail}"),
 }
 
 

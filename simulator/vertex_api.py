@@ -13,6 +13,7 @@ import base64
 import hashlib
 import hmac
 import secrets
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from simulator.anthropic_api import AnthropicAPI
 from simulator.api import (
     Generation,
     InvalidRequestError,
+    Production,
     ProviderAPI,
     Refusal,
     RefusalKind,
@@ -33,10 +35,11 @@ from simulator.api import (
 from simulator.control import Control
 from simulator.credentials import TOKEN_URI, account_digest, public_pem
 from simulator.faults import FaultKind
+from simulator.gemini_api import IMAGE_MODELS, GeminiAPI, draws, read_drawing
 from simulator.gemini_api import MODELS as GEMINI_MODELS
-from simulator.gemini_api import GeminiAPI
 from simulator.openai_api import bearer_key
 from simulator.tokens import Answer
+from simulator.veo import vertex_video_routes
 
 __all__ = ["VertexAPI"]
 
@@ -81,7 +84,8 @@ class VertexAPI(ProviderAPI):
         return [
             web.post("/google-vertex/oauth2.googleapis.com/token", self._token),
             web.post(f"{model}:countTokens", self._count),
-            web.post(f"{model}:{{method}}", self.generate),
+            *vertex_video_routes(self, model_path=model, seconds=self._settings.job_seconds),
+            web.post(f"{model}:{{method}}", self._serve),
         ]
 
     def key_of(self, request: web.Request) -> str:
@@ -102,7 +106,19 @@ class VertexAPI(ProviderAPI):
         """
         Tell whether a model is served.
         """
-        return model in GEMINI_MODELS or model in CLAUDE_MODELS
+        return model in (*GEMINI_MODELS, *IMAGE_MODELS, *CLAUDE_MODELS)
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        if not draws(request):
+            return await self.generate(request)
+        body = await request.read()
+
+        def read(data: Mapping[str, Any]) -> Production:
+            del data
+            _require_address(request)
+            return read_drawing(request, body)
+
+        return await self.produce(request, request.match_info["model"], {}, read)
 
     def read(self, request: web.Request, body: bytes) -> Generation:
         """

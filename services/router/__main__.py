@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process: `python -m services.router serve`."""
+"""The process: `python -m services.router serve`, or `migrate` for its database."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-from services.router.bootstrap import router
+from services.router.bootstrap import MIGRATIONS, router
 from services.router.config import read_config
 from services.shared import logging
+from services.shared.config import ConfigError, read_secret_file
+from services.shared.migrate import migrate
 from services.shared.server import run, serve_until_stopped
 
-USAGE = "usage: python -m services.router serve"
+USAGE = "usage: python -m services.router serve|migrate"
 EXIT_USAGE = 64  # EX_USAGE of sysexits.h
 
 
@@ -22,12 +24,21 @@ async def _serve() -> None:
         await serve_until_stopped(spec)
 
 
+async def _migrate() -> None:
+    config = read_config(os.environ)
+    logging.configure(service="router", style=config.log_format)
+    if config.database_dsn_file is None:
+        raise ConfigError(["OWNKEY_ROUTER_DATABASE_DSN_FILE must be set: it names the database"])
+    await migrate(read_secret_file(config.database_dsn_file).reveal(), MIGRATIONS)
+
+
 def main(arguments: list[str]) -> None:
     """Run the command named by the arguments."""
-    if arguments != ["serve"]:
+    commands = {"serve": _serve, "migrate": _migrate}
+    if len(arguments) != 1 or arguments[0] not in commands:
         sys.stderr.write(f"{USAGE}\n")
         sys.exit(EXIT_USAGE)
-    run(_serve)
+    run(commands[arguments[0]])
 
 
 if __name__ == "__main__":

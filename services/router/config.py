@@ -14,13 +14,13 @@ from urllib.parse import urlsplit
 from services.shared.config import (
     choice,
     existing_file,
-    existing_folder,
     listen_address,
     load,
     seconds,
     setting,
     whole,
 )
+from services.shared.serving_config import ServingConfig
 
 PREFIX = "OWNKEY_ROUTER_"
 
@@ -61,19 +61,25 @@ def _is_loopback(host: str) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RouterConfig:
+class RouterConfig(ServingConfig):
     """How the router runs. Secrets are never values here: a setting names the file with one."""
 
     listen: str = setting(
         "OWNKEY_ROUTER_LISTEN",
-        "address to serve on, host:port; plain text on loopback only",
+        "address to serve on, host:port",
         default="127.0.0.1:7102",
         parse=listen_address,
     )
+    policy_file: Path = setting(
+        "OWNKEY_ROUTER_POLICY_FILE",
+        "who may call what, YAML; read at start, a change needs a restart; the packaged one where "
+        "unset",
+        default=Path(__file__).parent / "policy.yaml",
+        parse=existing_file,
+    )
     http_listen: str | None = setting(
         "OWNKEY_ROUTER_HTTP_LISTEN",
-        "address of the HTTP door for official SDKs, host:port; plain text on loopback only; no "
-        "door where unset",
+        "address of the HTTP door for official SDKs, host:port; no door where unset",
         default=None,
         parse=listen_address,
     )
@@ -83,10 +89,44 @@ class RouterConfig:
     ledger_address: str = setting(
         "OWNKEY_ROUTER_LEDGER_ADDRESS", "gRPC target of the ledger", default="127.0.0.1:7103"
     )
-    tokens_dir: Path = setting(
-        "OWNKEY_ROUTER_TOKENS_DIR",
-        "folder with one token file for each internal identity",
-        parse=existing_folder,
+    database_dsn_file: Path | None = setting(
+        "OWNKEY_ROUTER_DATABASE_DSN_FILE",
+        "file with the DSN of the router's PostgreSQL database, mode 0600; it keeps long jobs, and "
+        "they are not served where unset",
+        default=None,
+        parse=existing_file,
+    )
+    job_lease_seconds: float = setting(
+        "OWNKEY_ROUTER_JOB_LEASE_SECONDS",
+        "how long one step of a job may take; a job whose replica died goes on after it. Shorter "
+        "than the ledger's lease of 60 seconds, or its holds lapse",
+        default=45.0,
+        parse=seconds(1, 50),
+    )
+    jobs_active_max: int = setting(
+        "OWNKEY_ROUTER_JOBS_ACTIVE_MAX",
+        "jobs of one account that may run at a time",
+        default=100,
+        parse=whole(1, 10_000),
+    )
+    webhook_listen: str | None = setting(
+        "OWNKEY_ROUTER_WEBHOOK_LISTEN",
+        "address for Replicate's webhooks, host:port; needs WEBHOOK_URL and WEBHOOK_SECRET_FILE; "
+        "none where unset, jobs are polled in any case",
+        default=None,
+        parse=listen_address,
+    )
+    webhook_url: str = setting(
+        "OWNKEY_ROUTER_WEBHOOK_URL",
+        "where Replicate reaches that address from outside, https://.../webhooks/replicate; sent "
+        "with jobs on the product's own keys, whose account signs with the secret",
+        default="",
+    )
+    webhook_secret_file: Path | None = setting(
+        "OWNKEY_ROUTER_WEBHOOK_SECRET_FILE",
+        "file with the secret that Replicate signs webhooks with, whsec_..., mode 0600",
+        default=None,
+        parse=existing_file,
     )
     fingerprint_key_file: Path = setting(
         "OWNKEY_ROUTER_FINGERPRINT_KEY_FILE",
@@ -146,4 +186,17 @@ def read_config(environ: Mapping[str, str]) -> RouterConfig:
     Raises:
         ConfigError: With every problem found.
     """
-    return load(RouterConfig, environ, prefix=PREFIX)
+    config = load(RouterConfig, environ, prefix=PREFIX)
+    config.check_connections(
+        PREFIX,
+        listens={
+            "LISTEN": config.listen,
+            "HTTP_LISTEN": config.http_listen,
+            "WEBHOOK_LISTEN": config.webhook_listen,
+        },
+        peers={
+            "KEYVAULT_ADDRESS": config.keyvault_address,
+            "LEDGER_ADDRESS": config.ledger_address,
+        },
+    )
+    return config

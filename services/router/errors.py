@@ -78,6 +78,14 @@ class KeyInvalidError(GenerationError):
     """The provider does not know the own key, or it has expired."""
 
 
+class SealedKeyRefusedError(GenerationError):
+    """A client-held key was not brought, or not as keyvault takes it."""
+
+
+class ProofRefusedError(GenerationError):
+    """The proof beside a client-held key is not fresh or not for this request."""
+
+
 class KeyNoCreditError(GenerationError):
     """The own key is out of money at its provider."""
 
@@ -120,6 +128,10 @@ class StreamBrokenError(GenerationError):
 
 class ServiceCapacityError(GenerationError):
     """The product's own shared keys cannot serve now."""
+
+
+class SharedKeysUnavailableError(GenerationError):
+    """Keyvault cannot open the product's own shared keys, and credits would have to pay."""
 
 
 class RequestAbandonedError(GenerationError):
@@ -178,5 +190,75 @@ class PriceRequiredError(LedgerRefusalError):
     """The model has no price and the plan takes a fee."""
 
 
+class OwnKeyLimitReachedError(LedgerRefusalError):
+    """The own key's monthly spending limit leaves no room for the request."""
+
+
 class FieldNotSupportedError(LedgerRefusalError):
     """A field whose effect is not served yet."""
+
+
+class JobStartUnknownError(GenerationError):
+    """Whether the provider began the job is not known; it was not sent again."""
+
+
+class JobFailedError(GenerationError):
+    """The provider ended the job without its output."""
+
+
+class JobCancelledError(GenerationError):
+    """The job was cancelled."""
+
+
+class JobNotFoundError(ServiceError):
+    """There is no such job, or it is forgotten."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"there is no job {name}: check the name; a job is forgotten an hour after its end",
+            metadata={"name": name},
+        )
+
+
+class JobNotDoneError(ServiceError):
+    """The output of a job was asked for that has none."""
+
+    def __init__(self, name: str, *, state: str) -> None:
+        super().__init__(
+            f"{name} is {state}, so it has no output: wait for it with WaitJob, or read its error",
+            metadata={"name": name, "state": state},
+        )
+
+
+class JobOutputGoneError(ServiceError):
+    """The provider no longer serves a job's output, or what it serves is not media."""
+
+    def __init__(self, name: str, *, why: str) -> None:
+        super().__init__(
+            f"the output of {name} cannot be read: {why}; output is kept by the provider for an "
+            "hour at most, start the job again under a new request id",
+            metadata={"name": name},
+        )
+
+
+class JobWaitEndedError(ServiceError):
+    """The job went on for longer than one wait."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} goes on for longer than one wait: wait again",
+            metadata={"name": name},
+            retry_after_seconds=1.0,
+        )
+
+
+class TooManyJobsError(ServiceError):
+    """So many of the account's jobs have not ended."""
+
+    def __init__(self, account: str, *, active_max: int) -> None:
+        super().__init__(
+            f"{active_max} jobs of {account} have not ended, which is the most at a time: wait for "
+            "one to end, or cancel one",
+            metadata={"account": account, "active_max": str(active_max)},
+            retry_after_seconds=10.0,
+        )

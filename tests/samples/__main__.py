@@ -29,11 +29,15 @@ from services.router.providers.gemini import GEMINI
 from services.router.providers.openai import OPENAI
 from services.router.providers.openai_responses import ResponsesDecoder, parse_responses
 from services.router.providers.openrouter import OPENROUTER
+from services.router.providers.replicate import PROVIDER
 from services.router.providers.sse import SSEParser
+from services.router.providers.stability import STABILITY
 from services.router.providers.vertex import VERTEX
 from services.router.providers.vertex_credential import TOKEN_URI, read_token
 from tests.samples.expectations import Decoded, collect, differences
+from tests.samples.media import check_images, check_speech
 from tests.samples.recordings import Exchange, load_exchange
+from tests.samples.replicate import check_replicate
 
 _NOW = datetime(2026, 9, 1, tzinfo=UTC)
 _CUTS = (1, 7, 1024 * 1024)
@@ -48,9 +52,20 @@ _SPOKEN: dict[str, tuple[JSONDialect, tuple[str, ...]]] = {
     "deepseek": (DEEPSEEK, ("/chat/completions",)),
     "bedrock": (BEDROCK, ("/converse", "/converse-stream", "/invoke", "/invoke-with-")),
     "vertex": (VERTEX, ("enerateContent", "awPredict")),
+    "stability": (STABILITY, ()),
 }
 """The dialect of a folder, and the parts of an address that tell text generation."""
 
+_IMAGES_ASKED_BY = (
+    "/images/generations",
+    "/images/edits",
+    "/stable-image/generate/",
+    "/v1/generation/",
+    "-image:",
+    "-image-preview:",
+)
+"""Parts of an address that tell the making of images; Gemini's image models end with the last."""
+_SPEECH_ASKED_BY = "/audio/speech"
 _RESPONSES_SPOKEN_BY = ("openai", "openrouter", "azure")
 
 
@@ -63,6 +78,8 @@ class _Kind(Enum):
     RESPONSES = auto()
     FREE_CALL = auto()
     TOKEN = auto()
+    IMAGES = auto()
+    SPEECH = auto()
 
 
 def main(arguments: list[str]) -> int:
@@ -100,10 +117,12 @@ def check(folder: Path, expected: dict[str, Any]) -> list[str] | None:
     """
     provider, uri = expected["file"].partition("/")[0], expected["uri"]
     kind = _kind(provider, uri)
-    if kind is None:
+    if kind is None and provider != PROVIDER:
         return None
     try:
         exchange = load_exchange(folder / expected["file"], expected.get("exchange", 0))
+        if kind is None:
+            return check_replicate(exchange, expected)
         return _check_exchange(_SPOKEN[provider][0], exchange, expected, kind)
     except Exception as error:  # noqa: BLE001 - one bad recording must not hide the others
         return [f"{type(error).__name__}: {error}"]
@@ -117,15 +136,17 @@ def _kind(provider: str, uri: str) -> _Kind | None:
         return None
     dialect, generation = _SPOKEN[provider]
     path = uri.split("?", maxsplit=1)[0].rstrip("/")
-    if any(part in path for part in generation):
-        return _Kind.GENERATION
-    if dialect is VERTEX and uri == TOKEN_URI:
-        return _Kind.TOKEN
-    if path.endswith("/responses") and provider in _RESPONSES_SPOKEN_BY:
-        return _Kind.RESPONSES
-    if isinstance(dialect, HTTPDialect) and path.endswith(_free_path(dialect)):
-        return _Kind.FREE_CALL
-    return None
+    media = dialect.media
+    free = isinstance(dialect, HTTPDialect) and path.endswith(_free_path(dialect))
+    told = (
+        (_Kind.IMAGES, media.image is not None and any(part in path for part in _IMAGES_ASKED_BY)),
+        (_Kind.SPEECH, media.speech is not None and path.endswith(_SPEECH_ASKED_BY)),
+        (_Kind.GENERATION, any(part in path for part in generation)),
+        (_Kind.TOKEN, dialect is VERTEX and uri == TOKEN_URI),
+        (_Kind.RESPONSES, path.endswith("/responses") and provider in _RESPONSES_SPOKEN_BY),
+        (_Kind.FREE_CALL, free),
+    )
+    return next((kind for kind, fits in told if fits), None)
 
 
 def _free_path(dialect: HTTPDialect) -> str:
@@ -138,6 +159,10 @@ def _check_exchange(
     status = exchange.status or expected["status"]
     if kind is _Kind.TOKEN:
         return _check_token(exchange, expected, status)
+    if kind is _Kind.IMAGES:
+        return check_images(dialect, exchange, expected, now=_NOW)
+    if kind is _Kind.SPEECH:
+        return check_speech(dialect, exchange, expected, now=_NOW)
     if kind is _Kind.FREE_CALL and status == _HTTP_OK and isinstance(dialect, HTTPDialect):
         return _check_free_call(dialect, exchange)
     responses = kind is _Kind.RESPONSES
@@ -183,7 +208,8 @@ def _check_free_call(dialect: HTTPDialect, exchange: Exchange) -> list[str]:
     Hold that a free call's answer is read; OpenRouter's tells of the key and lists no models.
     """
     finding = dialect.probe_plan.read_free_call(exchange.body)
-    if finding.models or _free_path(dialect).endswith("/key"):
+    shows_credit = finding.has_credit or finding.out_of_credit
+    if finding.models or shows_credit or _free_path(dialect).endswith(("/key", "/balance")):
         return []
     return ["the free call lists no model"]
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
+from services.shared.clock import SystemClock
+
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -46,3 +48,11 @@ class ManualClock:
             if due <= self._elapsed:
                 event.set()
         self._sleepers = [(due, event) for due, event in self._sleepers if not event.is_set()]
+
+
+class RestingClock(SystemClock):
+    """The machine's clock, on which what runs in the background runs once and then rests."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait until cancelled."""
+        await asyncio.Event().wait()

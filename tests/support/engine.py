@@ -10,21 +10,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.router.domain.catalogue import Catalogue
-from services.router.domain.keys import AccountKeys, OwnKey
+from services.router.domain.keys import AccountKeys, BroughtKey, OwnKey, ResealedKey
 from services.router.domain.outcomes import Outcome
 from services.router.domain.plan import Funding, OwnKeyState
 from services.router.domain.request import Source
+from services.router.errors import CreditsNotPossibleError
 from services.router.providers.base import HTTPRequest
 from services.router.providers.registry import DIALECTS
 from services.router.usecases.access import AccessTokens
+from services.router.usecases.allotments import Allotments, Slice, Wish
 from services.router.usecases.attempt import Caller
+from services.router.usecases.byte_budget import ByteBudget
 from services.router.usecases.engine import Engine
 from services.router.usecases.experience import Experience
+from services.router.usecases.media_answer import MediaReader
 from services.router.usecases.ports import (
+    BODY_BYTES_MAX,
     Ask,
     Capture,
     Claim,
     Grant,
+    OpenedKey,
     Recorded,
     RequestEnd,
     Settled,
@@ -32,8 +38,12 @@ from services.router.usecases.ports import (
     StaleKeyError,
 )
 from services.router.usecases.settlement import BackgroundWork, Settler
+from services.shared.clock import Clock
+from services.shared.errors import PeerUnavailableError, ServiceError
 from services.shared.secret import Secret
 from tests.support.clock import ManualClock
+
+MEDIA_BYTES_MAX = 64 * 1024 * 1024
 
 
 class FakeHeld:
@@ -47,9 +57,16 @@ class FakeHeld:
         """Give a secret that names its key and version."""
         return Secret(f"{key.name}@{key.version}")
 
+    def may_use(self, key: OwnKey) -> bool:
+        return self.usable()
+
     def usable(self) -> bool:
         """Tell whether the lease stands."""
         return self.fresh
+
+    def usable_until(self) -> float:
+        """Give the lease's end: never, or past."""
+        return float("inf") if self.fresh else float("-inf")
 
 
 class FakeKeys:
@@ -58,11 +75,21 @@ class FakeKeys:
     def __init__(self, *accounts: AccountKeys) -> None:
         self.accounts = {keys.account: keys for keys in accounts}
         self.anew: list[AccountKeys] = []
+        self.away: set[str] = set()
+        """Accounts that keyvault cannot be asked about."""
         self.stale = 0
+        self.stale_anew = 0
+        """Answers of keyvault itself whose lease has run out by the time of sending."""
         self.reports: list[tuple[str, Outcome | None]] = []
+        self.openings: list[tuple[str, str]] = []
+        """Client-held keys that were opened, each with the request id."""
+        self.opening: Callable[[], Exception | ResealedKey | None] = lambda: None
+        """Gives what an opening fails with, or what comes back sealed anew."""
 
     async def held(self, account: str) -> FakeHeld:
         """Give what is held; the first `stale` ones have no lease left."""
+        if account in self.away:
+            raise PeerUnavailableError("keyvault is away", metadata={"peer": "keyvault"})
         keys = self.accounts.get(account, AccountKeys(account=account))
         if self.stale and keys.keys and account != "accounts/platform":
             self.stale -= 1
@@ -73,7 +100,19 @@ class FakeKeys:
         """Give what keyvault says now."""
         if self.anew and account != "accounts/platform":
             self.accounts[account] = self.anew.pop(0)
-        return FakeHeld(self.accounts.get(account, AccountKeys(account=account)))
+        held = FakeHeld(self.accounts.get(account, AccountKeys(account=account)))
+        if self.stale_anew:
+            self.stale_anew -= 1
+            held.fresh = False
+        return held
+
+    async def opened(self, key: OwnKey, brought: BroughtKey, *, request_id: str) -> OpenedKey:
+        """Open a client-held key."""
+        self.openings.append((brought.key, request_id))
+        found = self.opening()
+        if isinstance(found, Exception):
+            raise found
+        return OpenedKey(Secret(f"opened {key.name}@{key.version}"), found)
 
     def report(
         self,
@@ -95,13 +134,19 @@ class FakeLedger:
     settled: list[tuple[Settlement, RequestEnd | None]] = field(default_factory=list)
     checkpoints: list[Capture] = field(default_factory=list)
     answer: Recorded | None = None
+    refuse: Callable[[Ask], ServiceError | None] = lambda _: None
+    """Gives the refusal of an ask, None to grant it."""
 
     async def authorize(self, ask: Ask, *, timeout_seconds: float) -> Grant | Recorded:
         """Decide who pays."""
         self.asks.append(ask)
         if self.answer is not None:
             return self.answer
+        if (refusal := self.refuse(ask)) is not None:
+            raise refusal
         ready = ask.own_key_state is OwnKeyState.READY and ask.claim.source is not Source.CREDITS
+        if not ready and ask.credits is None:
+            raise CreditsNotPossibleError("nothing that credits can pay for serves this")
         return Grant(
             funding=Funding.OWN_KEY if ready else Funding.CREDITS,
             fallback=not ready and len(self.asks) > 1,
@@ -129,6 +174,31 @@ class FakeLedger:
         terms = settlement.terms
         charged = terms.vendor_cost_nano_usd if isinstance(terms, Capture) else 0
         return Settled(charged or 0)
+
+
+@dataclass
+class FakeLimits:
+    """Keyvault as it leases limits: each by name of key, or of key and account."""
+
+    clock: Clock
+    left: dict[tuple[str, str], int] = field(default_factory=dict)
+    """What is left of the minute of each that is limited."""
+    wishes: list[Wish] = field(default_factory=list)
+    away: bool = False
+
+    async def lease(self, wish: Wish) -> Slice:
+        """Lease until the end of the minute on the test's clock."""
+        if self.away:
+            raise PeerUnavailableError("keyvault is away", metadata={"peer": "keyvault"})
+        self.wishes.append(wish)
+        now = self.clock.monotonic()
+        until = now - now % 60 + 60
+        name = (wish.key, wish.account)
+        if (wish.key, "") not in self.left:
+            return Slice(None, 0, until)
+        leased = min(wish.requests, self.left.get(name, 0))
+        self.left[name] = self.left.get(name, 0) - leased
+        return Slice(60, leased, until)
 
 
 @dataclass
@@ -167,8 +237,10 @@ class FakeTransport:
         may_send: Callable[[], bool],
         head_seconds: float,
         idle_seconds: float,
+        body_bytes_max: int = BODY_BYTES_MAX,
     ) -> AsyncIterator[FakeAnswer]:
         """Send if the lease stands."""
+        assert body_bytes_max >= BODY_BYTES_MAX
         if not may_send():
             raise StaleKeyError
         self.sent.append(request)
@@ -176,7 +248,13 @@ class FakeTransport:
 
 
 def engine(
-    catalogue: Catalogue, keys: FakeKeys, ledger: FakeLedger, transport: Any, clock: ManualClock
+    catalogue: Catalogue,
+    keys: FakeKeys,
+    ledger: FakeLedger,
+    transport: Any,
+    clock: ManualClock,
+    *,
+    limits: FakeLimits | None = None,
 ) -> Engine:
     """Wire a run's ports."""
     work = BackgroundWork()
@@ -185,6 +263,7 @@ def engine(
         base_urls={},
         transport=transport,
         tokens=AccessTokens(transport=transport, clock=clock),
+        media=MediaReader(transport=transport, budget=ByteBudget(MEDIA_BYTES_MAX), clock=clock),
         clock=clock,
     )
     return Engine(
@@ -192,6 +271,7 @@ def engine(
         ledger=ledger,
         caller=caller,
         experience=Experience(caller.host),
+        allotments=Allotments(limits or FakeLimits(clock), clock=clock),
         settler=Settler(ledger, work),
         work=work,
         catalogue=catalogue,

@@ -21,11 +21,19 @@ from services.router.domain.text import (
     ToolCallDelta,
 )
 from services.router.providers.base import APIKeyCredential, ProviderError, StreamDecoder
+from services.router.providers.no_text import refuse_text
+from services.router.providers.registry import DIALECTS
 from services.shared.secret import Secret
 from tests.support.simulated_providers import KEYS, azure_key
 
 NOW = datetime(2026, 9, 1, 12, 0, 0, tzinfo=UTC)
 CANARY = "sk-proj-canary-0123456789abcdefghij"
+TEXT_PROVIDERS = tuple(
+    name
+    for name, dialect in sorted(DIALECTS.items())
+    if getattr(dialect, "unsupported_fields", None) is not refuse_text
+)
+"""Providers that write text; the others make media alone."""
 
 
 def credential(key: str = CANARY) -> APIKeyCredential:

@@ -24,6 +24,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from ownkey.keyvault.v1 import key_pb2, keyvault_service_pb2_grpc
 from ownkey.keyvault.v1 import resolution_pb2 as resolution
+from ownkey.keyvault.v1 import sharing_pb2 as sharing
 from ownkey.ledger.v1 import account_pb2, ledger_service_pb2_grpc, plan_pb2
 from ownkey.ledger.v1 import authorization_pb2 as pb
 
@@ -59,6 +60,10 @@ class FakeKeyvault(keyvault_service_pb2_grpc.KeyvaultServiceServicer):
         self.resolved: list[str] = []
         self.away = False
         self.watch_cut = False
+        self.limits: dict[str, int] = {}
+        """What is left of the minute of each shared key that is limited; of an account's part of it
+        under `{key} {account}`."""
+        self.outages: list[sharing.Outage] = []
         self._sequence = 1
         self._changes: list[tuple[int, str]] = []
         self._lineage = "database/1"
@@ -107,6 +112,34 @@ class FakeKeyvault(keyvault_service_pb2_grpc.KeyvaultServiceServicer):
         self.reports.append(request)
         return resolution.ReportKeyHealthResponse(applied=True)
 
+    async def LeaseAllotments(  # noqa: N802
+        self, request: Any, context: Any
+    ) -> sharing.LeaseAllotmentsResponse:
+        if self.away:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "keyvault is away")
+        response = sharing.LeaseAllotmentsResponse()
+        for wish in request.wishes:
+            name = f"{wish.key} {wish.account}".strip()
+            left = self.limits.get(name)
+            if left is None:
+                response.allotments.add(key=wish.key, unlimited=True, remaining_millis=60_000)
+                continue
+            leased = min(wish.request_count, left)
+            self.limits[name] = left - leased
+            response.allotments.add(
+                key=wish.key,
+                request_count=leased,
+                requests_per_minute=60,
+                remaining_millis=60_000,
+            )
+        return response
+
+    async def ExchangeOutages(  # noqa: N802
+        self, request: Any, context: Any
+    ) -> sharing.ExchangeOutagesResponse:
+        self.outages += request.found
+        return sharing.ExchangeOutagesResponse(outages=self.outages)
+
     def _position(self) -> resolution.FeedPosition:
         return resolution.FeedPosition(lineage=self._lineage, sequence=self._sequence)
 
@@ -136,6 +169,7 @@ class FakeLedger(ledger_service_pb2_grpc.LedgerServiceServicer):
         self.batches: list[int] = []
         self.away = False
         self.settling_fault: grpc.StatusCode | None = None
+        self.shared_part_per_million = 0
         self.plans = {
             "demo": plan_pb2.Plan(
                 name="plans/standard",
@@ -222,7 +256,7 @@ class FakeLedger(ledger_service_pb2_grpc.LedgerServiceServicer):
         if not ask.dry_run:
             self.runs[ask.request_id] = run
             run.last_sequence = ask.sequence
-        response = pb.AuthorizeResponse()
+        response = pb.AuthorizeResponse(shared_part_per_million=self.shared_part_per_million)
         if ask.HasField("settlement"):
             item = pb.SettleRequest()
             if ask.settlement.HasField("capture"):

@@ -77,13 +77,17 @@ class RouterUnderTest:
 
     async def calls(self) -> list[dict[str, Any]]:
         """Give the generations that reached the simulator."""
+        return await self.requests("POST")
+
+    async def requests(self, method: str) -> list[dict[str, Any]]:
+        """Give the requests of a method that reached the simulator."""
         async with (
             aiohttp.ClientSession() as session,
             session.get(f"{self.simulator}/control/requests") as answer,
         ):
             body = await answer.json()
         requests = body["requests"] if isinstance(body, dict) else body
-        return [item for item in requests if item["method"] == "POST"]
+        return [item for item in requests if item["method"] == method]
 
 
 def attempts_of(status: RichStatus) -> list[attempt_pb2.Attempt]:

@@ -16,9 +16,10 @@ from services.router.domain.catalogue import (
 )
 from services.router.domain.conditions import OPEN_GATE, UNMEASURED, Gate
 from services.router.domain.keys import AccountKeys, OwnKey
-from services.router.domain.plan import Plan, plan
+from services.router.domain.plan import Plan
+from services.router.domain.planning import plan
 from services.router.domain.prices import Price, Rates
-from services.router.domain.request import TextInput, TextRequest
+from services.router.domain.request import Request, TextInput
 from services.router.domain.speed import Speed
 from services.router.domain.text import Message, Role, TextCall, TextPart
 
@@ -94,7 +95,7 @@ def account_keys(*keys: OwnKey, account: str = "demo", **fields: Any) -> Account
     return AccountKeys(account=f"accounts/{account}", keys=keys, **fields)
 
 
-def request(**fields: Any) -> TextRequest:
+def request(**fields: Any) -> Request:
     """Give a request for the one model."""
     values: dict[str, Any] = {
         "account": "accounts/demo",
@@ -102,7 +103,7 @@ def request(**fields: Any) -> TextRequest:
         "model": MODEL,
         "input": TextInput(messages=(Message(Role.USER, (TextPart("Hi"),)),)),
     }
-    return TextRequest(**{**values, **fields})
+    return Request(**{**values, **fields})
 
 
 @dataclass
@@ -134,7 +135,7 @@ def takes_all(provider_id: str, call: TextCall) -> list[str]:
 
 
 def planned(
-    text_request: TextRequest | None = None,
+    text_request: Request | None = None,
     *,
     keys: AccountKeys | None = None,
     shared: AccountKeys | None = None,

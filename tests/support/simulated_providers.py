@@ -43,10 +43,12 @@ KEYS = {
     "amazon-bedrock": "ABSK-sim-0123456789abcdefghij",
     "google-vertex": service_account(private_key=PRIVATE_KEY),
     "deepseek": "sk-sim-0123456789abcdefghijklmnop",
+    "stability": "sk-sim-0123456789abcdefghijklmnopqrstuvwxyz",
+    "replicate": "r8_job-sim-0123456789abcdefghijklmnop0",
 }
 """A good key of each provider; `faulty_key` makes a failing one of it."""
 
-BOUND_TO_HOSTS = ("azure", "amazon-bedrock", "google-vertex")
+BOUND_TO_HOSTS = ("azure", "amazon-bedrock", "google-vertex", "replicate")
 """Providers whose credentials say where they are used: their address holds the host."""
 
 
@@ -65,10 +67,19 @@ def base_url(simulator: str, provider: str) -> str:
 
 @asynccontextmanager
 async def serve_simulator(
-    *, slow_seconds: float = 5.0, middlewares: Iterable[Middleware] = ()
+    *,
+    slow_seconds: float = 5.0,
+    job_seconds: float = 0.5,
+    webhook_address: str = "",
+    middlewares: Iterable[Middleware] = (),
 ) -> AsyncIterator[str]:
     """Serve the simulator on a free port, behind a test's middlewares; give its base address."""
-    settings = Settings(now=lambda: datetime.now(UTC), slow_seconds=slow_seconds)
+    settings = Settings(
+        now=lambda: datetime.now(UTC),
+        slow_seconds=slow_seconds,
+        job_seconds=job_seconds,
+        webhook_address=webhook_address,
+    )
     app = build_app(settings)
     app.middlewares.extend(middlewares)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)

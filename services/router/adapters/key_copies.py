@@ -151,6 +151,13 @@ class KeyCopies(Generic[Keys]):
         vouched = self._vouched_at
         return copy.watched and vouched is not None and now < vouched + LEASE_SECONDS
 
+    def usable_until(self, copy: Copy[Keys]) -> float:
+        """
+        Give when a copy's lease ends, unless it is renewed, in monotonic seconds.
+        """
+        vouched = self._vouched_at if copy.watched else None
+        return max(copy.sent_at, copy.sent_at if vouched is None else vouched) + LEASE_SECONDS
+
     def resolving(self, account: str, *, now: float) -> Ticket:
         """
         Begin a resolve, right before it is sent.
@@ -159,16 +166,25 @@ class KeyCopies(Generic[Keys]):
         self._tickets.setdefault(account, []).append(ticket)
         return ticket
 
-    def resolved(self, ticket: Ticket, keys: Keys, position: Position) -> Copy[Keys]:
+    def resolved(
+        self, ticket: Ticket, keys: Keys, position: Position, *, whole: bool = True
+    ) -> Copy[Keys]:
         """
         Take a resolve's answer; the copy serves this request in any case, and is kept if the watch
         can vouch for it.
+
+        Args:
+            ticket: The resolve.
+            keys: What it brought.
+            position: Where the feed stood when it was read.
+            whole: Whether nothing of it is missing for the moment; else it is not kept.
         """
         self.abandoned(ticket)
         copy = Copy(keys, position, ticket.sent_at)
         watched = self._position
         covered = (
-            not ticket.changed
+            whole
+            and not ticket.changed
             and watched is not None
             and ticket.position is not None
             and position.lineage == watched.lineage

@@ -12,18 +12,23 @@ import asyncio
 import contextlib
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import grpc
 import grpc.aio
 from google.protobuf import duration_pb2
-from ownkey.keyvault.v1 import keyvault_service_pb2_grpc
+from ownkey.keyvault.v1 import keyvault_service_pb2 as service_pb2
+from ownkey.keyvault.v1 import keyvault_service_pb2_grpc, sealing_pb2
 from ownkey.keyvault.v1 import resolution_pb2 as pb
 
-from services.router.adapters.key_copies import Copy, KeyCopies, Position
+from services.router.adapters.key_copies import LEASE_SECONDS, Copy, KeyCopies, Position
+from services.router.adapters.key_metrics import LEASE_AGE, LEASES_ENDED
 from services.router.adapters.keyvault_mapping import account_keys, outcome_value
 from services.router.adapters.local_health import LocalHealth
+from services.router.domain.keys import ResealedKey
 from services.router.domain.outcomes import Outcome
+from services.router.errors import GenerationError, ProofRefusedError, SealedKeyRefusedError
+from services.router.usecases.ports import OpenedKey, StaleKeyError
 from services.shared.errors import InternalError, PeerUnavailableError, ServiceError
 from services.shared.identity import call_metadata
 from services.shared.logging import get_logger
@@ -33,7 +38,7 @@ from services.shared.status import from_rpc_error
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from services.router.domain.keys import AccountKeys, OwnKey
+    from services.router.domain.keys import AccountKeys, BroughtKey, OwnKey
     from services.shared.clock import Clock
 
 QUESTION_SECONDS = 0.25
@@ -48,6 +53,13 @@ PEER_RETRY_SECONDS = 1.0
 
 WatchCall: TypeAlias = "grpc.aio.StreamStreamCall[pb.WatchChangesRequest, pb.WatchChangesResponse]"
 
+_REFUSALS: dict[str, type[GenerationError]] = {
+    "SEALED_KEY_REFUSED": SealedKeyRefusedError,
+    "PROOF_REFUSED": ProofRefusedError,
+}
+_CHANGED = frozenset({"KEY_NOT_FOUND", "KEY_DISABLED", "WRONG_RESIDENCE"})
+"""The key is not what the router's copy says."""
+
 log = get_logger()
 
 
@@ -57,6 +69,15 @@ class _Resolved:
 
     keys: AccountKeys
     secrets: Mapping[tuple[str, int], Secret]
+
+
+class _Finding(NamedTuple):
+    """What a call found out about a key, but for when to try again."""
+
+    key: str
+    version: int
+    outcome: Outcome | None
+    model: str
 
 
 class _Held:
@@ -74,7 +95,7 @@ class _Held:
 
     def secret(self, key: OwnKey) -> Secret:
         """
-        Give the secret of an enabled key's current version.
+        Give the secret of an enabled key's version.
         """
         return self._copy.keys.secrets[key.name, key.version]
 
@@ -82,7 +103,25 @@ class _Held:
         """
         Tell whether the lease still stands.
         """
-        return self._copies.usable(self._copy, now=self._clock.monotonic())
+        now = self._clock.monotonic()
+        usable = self._copies.usable(self._copy, now=now)
+        if usable:
+            LEASE_AGE.observe(LEASE_SECONDS - (self._copies.usable_until(self._copy) - now))
+        else:
+            LEASES_ENDED.inc()
+        return usable
+
+    def may_use(self, key: OwnKey) -> bool:
+        """
+        Tell whether the lease stands and, for a version in its overlap, that lasts.
+        """
+        return self.usable() and (key.ends_at is None or self._clock.monotonic() < key.ends_at)
+
+    def usable_until(self) -> float:
+        """
+        Give when the lease ends as it stands, in monotonic seconds.
+        """
+        return self._copies.usable_until(self._copy)
 
 
 class GrpcKeys:
@@ -91,18 +130,19 @@ class GrpcKeys:
 
     Args:
         channel: To keyvault.
-        token: The router's identity.
+        token: The router's identity; None where its certificate shows it.
         clock: Time.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, *, token: Secret, clock: Clock) -> None:
+    def __init__(self, channel: grpc.aio.Channel, *, token: Secret | None, clock: Clock) -> None:
         self._stub = keyvault_service_pb2_grpc.KeyvaultServiceStub(channel)
         self._metadata = call_metadata(token)
         self._clock = clock
         self._copies: KeyCopies[_Resolved] = KeyCopies()
         self._health = LocalHealth()
         self._watching: asyncio.Task[None] | None = None
-        self._reports: set[asyncio.Task[None]] = set()
+        self._reports: dict[_Finding, asyncio.Task[None]] = {}
+        self._hints: dict[_Finding, float] = {}
         self._flights: dict[str, asyncio.Task[_Held]] = {}
 
     async def open(self) -> None:
@@ -115,7 +155,7 @@ class GrpcKeys:
         """
         Stop watching; reports under way are given up.
         """
-        tasks = [*self._reports, *([self._watching] if self._watching else [])]
+        tasks = [*self._reports.values(), *([self._watching] if self._watching else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -153,9 +193,35 @@ class GrpcKeys:
             self._copies.abandoned(ticket)
         if len(response.accounts) != 1:
             raise InternalError("keyvault answered about another number of accounts")
-        resolved = _resolved(response.accounts[0], now=self._clock.monotonic())
+        resolved = _resolved(
+            response.accounts[0], asked_at=ticket.sent_at, now=self._clock.monotonic()
+        )
         position = Position(response.position.lineage, response.position.sequence)
-        return self._hold(self._copies.resolved(ticket, resolved, position))
+        whole = not any(item.unavailable_cause for item in response.accounts[0].keys)
+        return self._hold(self._copies.resolved(ticket, resolved, position, whole=whole))
+
+    async def opened(self, key: OwnKey, brought: BroughtKey, *, request_id: str) -> OpenedKey:
+        """
+        Open a client-held key that a request brings; see the port.
+        """
+        request = service_pb2.OpenSealedKeyRequest(
+            name=key.name,
+            provider=key.provider,
+            request_id=request_id,
+            sealed_key=sealing_pb2.SealedKey.FromString(brought.sealed_key),
+            proof=sealing_pb2.SealedKeyProof.FromString(brought.proof),
+        )
+        try:
+            answer: service_pb2.OpenSealedKeyResponse = await self._stub.OpenSealedKey(
+                request, timeout=RESOLVE_SECONDS_MAX, metadata=self._metadata
+            )
+        except grpc.aio.AioRpcError as fault:
+            raise _not_opened(fault, key) from None
+        resealed = None
+        if answer.HasField("resealed_key"):
+            encoded = answer.resealed_key.SerializeToString()
+            resealed = ResealedKey(key=key.name, sealed_key=encoded)
+        return OpenedKey(Secret(answer.secret), resealed)
 
     def report(
         self,
@@ -167,16 +233,33 @@ class GrpcKeys:
     ) -> None:
         """
         Tell what a call found out about a key, without waiting.
+
+        A burst of calls that find the same is one report, with at most one more for a longer hint.
         """
         self._health.note(
             key, outcome, model=model, retry_after=retry_after_seconds, now=self._clock.monotonic()
         )
+        finding = _Finding(key.name, key.version, outcome, model)
+        hint = retry_after_seconds or 0.0
+        if finding in self._reports:
+            self._hints[finding] = max(self._hints[finding], hint)
+            return
         if len(self._reports) >= REPORTS_MAX:
             log.warning("health_report_dropped", key=key.name)
             return
-        task = asyncio.create_task(self._report(key, outcome, model, retry_after_seconds))
-        self._reports.add(task)
-        task.add_done_callback(self._reports.discard)
+        self._hints[finding] = hint
+        task = asyncio.create_task(self._tell(finding, key, retry_after_seconds))
+        self._reports[finding] = task
+        task.add_done_callback(lambda _: self._told(finding))
+
+    def _told(self, finding: _Finding) -> None:
+        del self._reports[finding], self._hints[finding]
+
+    async def _tell(self, finding: _Finding, key: OwnKey, retry_after: float | None) -> None:
+        await self._report(key, finding.outcome, finding.model, retry_after)
+        longer = self._hints[finding]
+        if longer > (retry_after or 0.0):
+            await self._report(key, finding.outcome, finding.model, longer)
 
     async def _report(
         self, key: OwnKey, outcome: Outcome | None, model: str, retry_after_seconds: float | None
@@ -257,15 +340,29 @@ class GrpcKeys:
             await call.write(question)
 
 
-def _resolved(answer: pb.AccountKeys, *, now: float) -> _Resolved:
+def _resolved(answer: pb.AccountKeys, *, asked_at: float, now: float) -> _Resolved:
+    current = [(item.key.name, item.key.version, item.secret) for item in answer.keys]
+    earlier = [(item.key.name, item.previous.version, item.previous.secret) for item in answer.keys]
     return _Resolved(
-        keys=account_keys(answer, now=now),
+        keys=account_keys(answer, asked_at=asked_at, now=now),
         secrets={
-            (item.key.name, item.key.version): Secret(item.secret)
-            for item in answer.keys
-            if item.secret
+            (name, version): Secret(secret)
+            for name, version, secret in (*current, *earlier)
+            if secret
         },
     )
+
+
+def _not_opened(fault: grpc.aio.AioRpcError, key: OwnKey) -> Exception:
+    """
+    Keyvault's sentences about client-held keys are written for the router's caller too.
+    """
+    status = from_rpc_error(fault)
+    refusal = _REFUSALS.get(status.reason)
+    if refusal is not None:
+        metadata = {"key": key.name, "fault": status.metadata.get("fault", "")}
+        return refusal(f"{key.name}: {status.message}", metadata=metadata)
+    return StaleKeyError() if status.reason in _CHANGED else _failed(fault)
 
 
 def _failed(fault: grpc.aio.AioRpcError) -> ServiceError:

@@ -63,6 +63,7 @@ REFUSALS: dict[str, type[errors.LedgerRefusalError]] = {
     "INSUFFICIENT_CREDITS": errors.InsufficientCreditsError,
     "CREDITS_NOT_POSSIBLE": errors.CreditsNotPossibleError,
     "PRICE_REQUIRED": errors.PriceRequiredError,
+    "OWN_KEY_LIMIT_REACHED": errors.OwnKeyLimitReachedError,
     "FIELD_NOT_SUPPORTED": errors.FieldNotSupportedError,
 }
 _TRY_AGAIN = frozenset({"", "STORE_UNAVAILABLE", "OVERLOADED", "DEADLINE_TOO_SHORT"})
@@ -78,10 +79,10 @@ class GrpcLedger:
 
     Args:
         channel: To the ledger.
-        token: The router's identity.
+        token: The router's identity; None where its certificate shows it.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, *, token: Secret) -> None:
+    def __init__(self, channel: grpc.aio.Channel, *, token: Secret | None) -> None:
         self._stub = ledger_service_pb2_grpc.LedgerServiceStub(channel)
         self._metadata = call_metadata(token)
         self._authorize = Batcher(self._send_authorize)

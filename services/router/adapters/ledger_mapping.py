@@ -8,10 +8,12 @@ from __future__ import annotations
 from ownkey.ledger.v1 import authorization_pb2 as pb
 
 from services.router.domain.attempts import UsageBasis
+from services.router.domain.operation import Operation
 from services.router.domain.plan import Funding, OwnKeyState
 from services.router.domain.request import Source
 from services.router.domain.text import Usage
 from services.router.usecases.ports import (
+    PART_MAX,
     Ask,
     Capture,
     Claim,
@@ -31,6 +33,12 @@ _SOURCES = {
     Source.AUTO: pb.SOURCE_AUTO,
     Source.OWN_KEY: pb.SOURCE_OWN_KEY,
     Source.CREDITS: pb.SOURCE_CREDITS,
+}
+_OPERATIONS = {
+    Operation.TEXT: pb.OPERATION_TEXT,
+    Operation.IMAGE: pb.OPERATION_IMAGE,
+    Operation.SPEECH: pb.OPERATION_SPEECH,
+    Operation.JOB: pb.OPERATION_JOB,
 }
 _FUNDINGS = {
     pb.FUNDING_OWN_KEY: Funding.OWN_KEY,
@@ -61,7 +69,7 @@ def authorize_request(ask: Ask) -> pb.AuthorizeRequest:
         source=_SOURCES[claim.source],
         own_key_state=_own_key_state(ask.own_key_state),
         always_use=claim.always_use,
-        operation=pb.OPERATION_TEXT,
+        operation=_OPERATIONS[claim.operation],
         dry_run=ask.dry_run,
     )
     if ask.own is not None:
@@ -135,6 +143,8 @@ def grant(response: pb.AuthorizeResponse) -> Grant | Recorded:
         held_nano_credits=granted.held_nano_credits,
         lease_seconds=granted.lease_duration.ToMilliseconds() / 1000,
         settled=settled(response.settled) if response.HasField("settled") else None,
+        # Zero is a ledger that does not say: no cap.
+        shared_part_per_million=response.shared_part_per_million or PART_MAX,
     )
 
 
@@ -174,6 +184,8 @@ def _recorded_attempt(item: pb.Authorization) -> RecordedAttempt:
             cached_input_tokens=units.cached_input_token_count,
             cache_write_tokens=units.cache_write_token_count,
             reasoning_tokens=units.reasoning_token_count,
+            images=units.image_count,
+            characters=units.character_count,
         ),
     )
 
@@ -194,6 +206,8 @@ def _capture(capture: Capture) -> pb.CaptureTerms:
             cache_write_token_count=usage.cache_write_tokens,
             output_token_count=usage.output_tokens,
             reasoning_token_count=usage.reasoning_tokens,
+            image_count=usage.images,
+            character_count=usage.characters,
         ),
         basis=_BASES[capture.basis],
         delivered=capture.delivered,

@@ -11,6 +11,7 @@ from ownkey.ledger.v1 import account_pb2, authorization_pb2, ledger_service_pb2_
 
 from services.router.adapters.ledger_client import retried
 from services.router.domain.estimate import CreditTariff
+from services.router.domain.operation import Operation
 from services.shared.errors import InternalError
 from services.shared.identity import call_metadata
 
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 
 CALL_SECONDS_MAX = 2.0
 
+_OPERATIONS = {
+    authorization_pb2.OPERATION_TEXT: Operation.TEXT,
+    authorization_pb2.OPERATION_IMAGE: Operation.IMAGE,
+    authorization_pb2.OPERATION_SPEECH: Operation.SPEECH,
+    authorization_pb2.OPERATION_JOB: Operation.JOB,
+}
+
 
 class GrpcTariffs:
     """
@@ -28,10 +36,10 @@ class GrpcTariffs:
 
     Args:
         channel: To the ledger.
-        token: The router's identity.
+        token: The router's identity; None where its certificate shows it.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, *, token: Secret) -> None:
+    def __init__(self, channel: grpc.aio.Channel, *, token: Secret | None) -> None:
         self._stub = ledger_service_pb2_grpc.LedgerServiceStub(channel)
         self._metadata = call_metadata(token)
 
@@ -58,9 +66,14 @@ class GrpcTariffs:
 
 
 def _tariff(plan: plan_pb2.Plan) -> CreditTariff:
-    fixed = {price.operation: price.price_nano_credits for price in plan.operation_prices}
+    fixed = {
+        _OPERATIONS[price.operation]: price.price_nano_credits
+        for price in plan.operation_prices
+        if price.operation in _OPERATIONS
+    }
     return CreditTariff(
         credit_value_nano_usd=plan.credit_value_nano_usd,
         markup_parts_per_million=plan.markup_parts_per_million,
-        fixed_text_nano_credits=fixed.get(authorization_pb2.OPERATION_TEXT),
+        fixed_nano_credits=fixed,
+        model_nano_credits=dict(plan.model_price_nano_credits),
     )

@@ -50,7 +50,9 @@ class PriceLibrary:
         if model is None:
             return None
         prices = model.get_prices(self._now)
-        if _field(prices, "input_mtok") is None or _field(prices, "output_mtok") is None:
+        by_tokens = _field(prices, "input_mtok") is not None
+        by_tokens = by_tokens and _field(prices, "output_mtok") is not None
+        if not by_tokens and _field(prices, "input_mchars") is None:
             return None
         tiers = tuple(
             RateTier(start, _rates(prices, above=start)) for start in sorted(_thresholds(prices))
@@ -67,7 +69,14 @@ def _rates(prices: ModelPrice, *, above: int | None) -> Rates:
         cached_input=_rate(prices, "cache_read_mtok", above, default=input_rate),
         cache_write=_rate(prices, "cache_write_mtok", above, default=input_rate),
         output=_rate(prices, "output_mtok", above),
+        image_input=_optional_rate(prices, "input_image_mtok", above),
+        image_output=_optional_rate(prices, "output_image_mtok", above),
+        characters=_rate(prices, "input_mchars", above),
     )
+
+
+def _optional_rate(prices: ModelPrice, name: str, above: int | None) -> int | None:
+    return None if _field(prices, name) is None else _rate(prices, name, above)
 
 
 def _rate(prices: ModelPrice, name: str, above: int | None, *, default: int = 0) -> int:

@@ -25,14 +25,13 @@ from yarl import URL
 
 from services.router.domain.outcomes import Billed, Outcome
 from services.router.providers.base import ProviderError
-from services.router.usecases.ports import StaleKeyError
+from services.router.usecases.ports import BODY_BYTES_MAX, StaleKeyError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
 
     from services.router.providers.base import HTTPRequest
 
-BODY_BYTES_MAX = 32 * 1024 * 1024
 CHUNK_BYTES = 64 * 1024
 CONNECTIONS_MAX = 4_096
 CONNECTIONS_PER_HOST_MAX = 1_024
@@ -140,6 +139,7 @@ class AiohttpTransport:
         may_send: Callable[[], bool],
         head_seconds: float,
         idle_seconds: float,
+        body_bytes_max: int = BODY_BYTES_MAX,
     ) -> AsyncIterator[_Answer]:
         """
         Send a request and give its answer; see the port.
@@ -170,7 +170,7 @@ class AiohttpTransport:
                             ),
                         )
                     )
-                yield _Answer(response, idle_seconds, progress)
+                yield _Answer(response, idle_seconds, progress, body_bytes_max)
         finally:
             _may_send.reset(token)
 
@@ -190,8 +190,13 @@ class _Answer:
     """
 
     def __init__(
-        self, response: aiohttp.ClientResponse, idle_seconds: float, progress: _Progress
+        self,
+        response: aiohttp.ClientResponse,
+        idle_seconds: float,
+        progress: _Progress,
+        body_bytes_max: int,
     ) -> None:
+        self._body_bytes_max = body_bytes_max
         self._response = response
         self._idle_seconds = idle_seconds
         self._progress = progress
@@ -219,10 +224,10 @@ class _Answer:
             if not data:
                 return
             size += len(data)
-            if size > BODY_BYTES_MAX:
+            if size > self._body_bytes_max:
                 raise ProviderError(
                     outcome=Outcome.SERVER_ERROR,
-                    safe_message=f"the answer is larger than {BODY_BYTES_MAX} bytes",
+                    safe_message=f"the answer is larger than {self._body_bytes_max} bytes",
                     billed=Billed.MAYBE_BILLED,
                     http_status=self.status,
                     retryable=False,

@@ -132,6 +132,15 @@ def decide(
     return counted
 
 
+def told(state: Breaker, *, until: float, now: float) -> Breaker:
+    """
+    Take in that another process found the same outage; trials begin when it says, each its own.
+    """
+    if state.opened and state.until >= until:
+        return state
+    return Breaker(opened=True, since=now, until=until, openings=state.openings + 1, counted_at=now)
+
+
 def _count(state: Breaker, now: float, event: Event) -> Breaker:
     fade = 0.5 ** ((now - state.counted_at) / HALF_LIFE_SECONDS)
     successes, failures = state.successes * fade, state.failures * fade

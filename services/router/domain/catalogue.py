@@ -55,6 +55,88 @@ class Offer:
     """None where unpriced: own keys only."""
 
 
+@dataclass(frozen=True, slots=True)
+class ImageTokens:
+    """
+    The output tokens that one image of a size and quality takes.
+    """
+
+    size: str
+    """Empty for every size."""
+    quality: str
+    """Empty for every quality."""
+    tokens: int
+    """As a rule."""
+    most: int
+    """At most; sent where the provider bounds its output by tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageTraits:
+    """
+    What an image model takes and makes; of each list the first is the default.
+    """
+
+    sizes: tuple[str, ...] = ()
+    """As requests name them; none where the model chooses."""
+    qualities: tuple[str, ...] = ()
+    media_types: tuple[str, ...] = ()
+    """None where the model chooses."""
+    count_max: int = 1
+    images_max: int = 0
+    """Images to draw from."""
+    prompt_characters_max: int
+    output_tokens: tuple[ImageTokens, ...] = ()
+    """Where images are paid by tokens; the first that fits counts."""
+
+    def output_tokens_of(self, size: str, quality: str) -> ImageTokens:
+        """
+        Give the output tokens that one image takes; the dearest where none is listed for it.
+        """
+        for row in self.output_tokens:
+            if row.size in ("", size) and row.quality in ("", quality):
+                return row
+        nothing = ImageTokens(size, quality, 0, 0)
+        return max(self.output_tokens, key=lambda row: row.most, default=nothing)
+
+    def output_tokens_for(self, size: str, quality: str) -> int:
+        """
+        Give the output tokens that one image takes as a rule; empty is the default.
+        """
+        named = size or next(iter(self.sizes), "")
+        return self.output_tokens_of(named, quality or next(iter(self.qualities), "")).tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechTraits:
+    """
+    What a speech model takes and makes; of each list the first is the default.
+    """
+
+    voices: tuple[str, ...]
+    media_types: tuple[str, ...]
+    text_characters_max: int
+    output_tokens: int = 0
+    """Output tokens that a thousand characters take as a rule; zero where it is not paid by
+    tokens."""
+    output_tokens_max: int = 0
+    """Output tokens that a thousand characters take at most, at the voice's own speed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobTraits:
+    """
+    What a model makes as a long job.
+    """
+
+    lengths: tuple[int, ...] = ()
+    """Seconds of video it can make; the first is the default."""
+    aspect_ratios: tuple[str, ...] = ()
+    makes_images: bool = False
+    machine_seconds_max: int = 0
+    """The most that a job keeps the provider's machine, where that is what is billed."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """
@@ -74,6 +156,24 @@ class Model:
     """Named where a slower model timed out."""
     offers: tuple[Offer, ...]
     """In the order they are tried."""
+    image: ImageTraits | None = None
+    """Set where it makes images."""
+    speech: SpeechTraits | None = None
+    """Set where it speaks."""
+    job: JobTraits | None = None
+    """Set where it runs as a long job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """
+    How long one call may take at a provider; a caller's deadline may end it sooner.
+    """
+
+    first_content_seconds: float = 90.0
+    """From sending a streamed call to its first content; until then another candidate may serve."""
+    answer_seconds: float = 600.0
+    """From sending a call to the end of its answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +194,7 @@ class Provider:
     """Whether it takes any `vendor/model` under that very name."""
     bills_after_disconnect: bool
     """Whether it goes on generating, and billing, when the caller leaves."""
+    timeouts: Timeouts = Timeouts()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +209,16 @@ class CreditDefaults:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MediaDefaults:
+    """
+    Models that make media where the request names none, whoever pays.
+    """
+
+    image: str = ""
+    speech: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Catalogue:
     """
     All providers and models, by id.
@@ -116,6 +227,7 @@ class Catalogue:
     providers: Mapping[str, Provider]
     models: Mapping[str, Model]
     credits: CreditDefaults
+    media: MediaDefaults = MediaDefaults()
 
     def offers(self, model: str) -> tuple[Offer, ...]:
         """
@@ -123,6 +235,17 @@ class Catalogue:
         """
         known = self.models.get(model)
         return known.offers if known else ()
+
+    def capabilities_of(self, provider: str) -> frozenset[Capability]:
+        """
+        Give the work that a provider's keys serve, over the models listed here.
+        """
+        served = (
+            model.capabilities
+            for model in self.models.values()
+            if any(offer.provider == provider for offer in model.offers)
+        )
+        return frozenset().union(*served)
 
     def own_key_offer(self, provider: str, model: str) -> Offer | None:
         """
@@ -155,9 +278,20 @@ class Catalogue:
 
     def faster_than(self, model: str) -> str:
         """
-        Name a fast model to try in place of a slow one, of the same vendor where there is one.
+        Name a fast model of the same kind in place of a slow one, of its vendor if there is one.
         """
         vendor = model.partition("/")[0]
-        fast = [m.id for m in self.models.values() if m.fast and m.id != model]
+        kind = self._kind(model)
+        fast = [
+            m.id
+            for m in self.models.values()
+            if m.fast and m.id != model and kind in m.capabilities
+        ]
         same = [name for name in fast if name.startswith(f"{vendor}/")]
         return next(iter(same or fast), "")
+
+    def _kind(self, model: str) -> Capability:
+        known = self.models.get(model)
+        made = (Capability.IMAGE, Capability.SPEECH, Capability.VIDEO)
+        kinds = [kind for kind in made if known and kind in known.capabilities]
+        return kinds[0] if kinds else Capability.TEXT

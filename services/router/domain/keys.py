@@ -14,7 +14,7 @@ from enum import StrEnum
 
 class HealthState(StrEnum):
     """
-    What calls have found out about a key.
+    What stands in a key's way: what calls have found out, or keyvault says.
     """
 
     ACTIVE = "active"
@@ -22,6 +22,10 @@ class HealthState(StrEnum):
     REJECTED = "rejected"
     NO_CREDIT = "no_credit"
     COOLING = "cooling"
+    NOT_BROUGHT = "not_brought"
+    """Of a client-held key: the request does not bring it."""
+    UNOPENED = "unopened"
+    """Keyvault cannot open its secret now; that says nothing about the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,14 @@ class OwnKey:
     """The only models its credential has deployments of; None where it is not about deployments."""
     default_model: str = ""
     monthly_limit_nano_usd: int | None = None
+    client_held: bool = False
+    """Whether the customer's browser holds the secret: it serves only requests that bring it."""
     health: tuple[HealthMark, ...] = ()
+    ends_at: float | None = None
+    """Monotonic seconds from which this version may not be used; None for the current one."""
+    previous: OwnKey | None = None
+    """The version before, in its overlap: it serves what was begun with it, and a request that the
+    provider refused the current one."""
 
     def may_serve(self, model: str) -> bool:
         """
@@ -81,6 +92,13 @@ class OwnKey:
         ]
         return max(marks, key=lambda m: (_GRAVITY[m.state], m.until), default=_HEALTHY)
 
+    @property
+    def is_unopened(self) -> bool:
+        """
+        Tell whether keyvault cannot open its secret now.
+        """
+        return any(mark.state is HealthState.UNOPENED for mark in self.health)
+
     def is_on_probation(self, provider_model: str, *, now: float) -> bool:
         """
         Tell whether the time of a NO_CREDIT mark has come: one request finds out.
@@ -94,6 +112,32 @@ class OwnKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BroughtKey:
+    """
+    A client-held key as a request brings it; keyvault alone reads what is in it.
+    """
+
+    key: str
+    """`accounts/{account}/keys/{key}`."""
+    sealed_key: bytes
+    """Keyvault's message, encoded."""
+    proof: bytes
+    """Keyvault's message, encoded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResealedKey:
+    """
+    A client-held key that was sealed anew, for its browser.
+    """
+
+    key: str
+    """`accounts/{account}/keys/{key}`."""
+    sealed_key: bytes
+    """Keyvault's message, encoded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AccountKeys:
     """
     All keys of one account, in the account's order.
@@ -104,6 +148,8 @@ class AccountKeys:
     active_provider: str = ""
     use_backups: bool = False
     keys: tuple[OwnKey, ...] = ()
+    unavailable: bool = False
+    """Whether keyvault could not be asked: which keys there are is not known."""
 
 
 _HEALTHY = HealthMark(HealthState.ACTIVE)
@@ -114,4 +160,6 @@ _GRAVITY = {
     HealthState.COOLING: 2,
     HealthState.NO_CREDIT: 3,
     HealthState.REJECTED: 4,
+    HealthState.NOT_BROUGHT: 5,
+    HealthState.UNOPENED: 6,
 }

@@ -6,7 +6,8 @@ Events (`failed`, `refreshed`, `credits_refused`, `granted`) turn one `Progress`
 `decide` reads it and gives one step. The rules:
 1. The request's own fault (400, 404, 422, moderation) goes to the caller at once; so does anything
    after the first content.
-2. 401: one question for a newer version of the key, then REJECTED. 402, 403: not again on that key.
+2. 401: one question for another version of the key, a newer one or the one before in its overlap;
+   then REJECTED. 402, 403: not again on that key.
 3. 429: the key cools by the provider's hint. Then other own keys; one wait of at most two seconds;
    credits by consent; where credits are refused, a wait in place up to the deadline.
 4. 5xx, overload, network: the same key again after a growing, jittered pause, then the next.
@@ -40,6 +41,8 @@ UNHINTED_WAIT_SECONDS = 1.0
 RATE_LIMIT_WAIT_SECONDS_MIN = 0.05
 WAITS_MAX = 5
 """Waits for a cooling key within one request."""
+WAIT_SECONDS_MAX = 60.0
+"""A longer cooldown is not waited out, however long the deadline: its end is told instead."""
 BACKOFF_SECONDS_BASE = 0.5
 BACKOFF_SECONDS_MAX = 5.0
 ATTEMPT_SECONDS_MIN = 0.5
@@ -72,7 +75,7 @@ class Failure:
     retryable: bool = True
     content_sent: bool = False
     deadline_passed: bool = False
-    """The caller's own time was up while the answer came: the provider did not break it."""
+    """The time for the answer was up while it came: the provider did not break it."""
     usage: Usage | None = None
 
 
@@ -88,6 +91,10 @@ class Standing(StrEnum):
     REJECTED = "rejected"
     NO_CREDIT = "no_credit"
     FAILED = "failed"
+    UNOPENED = "unopened"
+    """Keyvault cannot open it now."""
+    LIMIT_REACHED = "limit_reached"
+    """Its monthly spending limit leaves no room."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +132,8 @@ class Progress:
     own_closed: bool = False
     """Whether that budget is used up for own keys."""
     waits: int = 0
+    may_repeat: bool = True
+    """Whether a call that may have been billed is made again: images, speech and jobs are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +153,7 @@ class Try:
 @dataclass(frozen=True, slots=True)
 class Refresh:
     """
-    Ask keyvault once for a newer version of a key that answered 401.
+    Ask keyvault once for another version of a key that answered 401.
     """
 
     candidate: Candidate
@@ -160,12 +169,14 @@ class End:
     """The failure the caller is told of; None where nothing was tried."""
     funding: Funding
     candidate: Candidate | None
+    ready_at: float | None = None
+    """Monotonic seconds from which a candidate of that funding can be tried again, where known."""
 
 
 Step = Try | Refresh | End
 
 
-def begin(plan: Plan, *, deadline: float, own_only: bool) -> Progress:
+def begin(plan: Plan, *, deadline: float, own_only: bool, may_repeat: bool = True) -> Progress:
     """
     Start a request from its plan.
 
@@ -173,6 +184,7 @@ def begin(plan: Plan, *, deadline: float, own_only: bool) -> Progress:
         plan: Who may serve it.
         deadline: Monotonic seconds.
         own_only: Whether the source rules credits out.
+        may_repeat: Whether a call that may have been billed is made again.
     """
     return Progress(
         own=tuple(_runner(candidate) for candidate in plan.own),
@@ -181,6 +193,7 @@ def begin(plan: Plan, *, deadline: float, own_only: bool) -> Progress:
         deadline=deadline,
         on_credits=not plan.own and not own_only,
         credits_possible=not own_only,
+        may_repeat=may_repeat,
     )
 
 
@@ -227,17 +240,26 @@ def credits_refused(progress: Progress) -> Progress:
     )
 
 
-def refreshed(progress: Progress, candidate: Candidate, newer: OwnKey | None) -> Progress:
+def limit_reached(progress: Progress, candidate: Candidate) -> Progress:
     """
-    Take keyvault's answer about a newer version of a key; None where there is none.
+    Take the ledger's refusal of an own key that has no room left under its spending limit.
     """
     runner = _find(progress, candidate)
-    if newer is None:
+    return _put(progress, runner, dataclasses.replace(runner, standing=Standing.LIMIT_REACHED))
+
+
+def refreshed(progress: Progress, candidate: Candidate, other: OwnKey | None) -> Progress:
+    """
+    Take keyvault's answer about another version of a refused key: a newer one, or the one before
+    in its overlap; None where there is neither.
+    """
+    runner = _find(progress, candidate)
+    if other is None:
         changed = dataclasses.replace(runner, standing=Standing.REJECTED, refreshed=True)
     else:
         changed = dataclasses.replace(
             runner,
-            candidate=dataclasses.replace(candidate, key=newer),
+            candidate=dataclasses.replace(candidate, key=other),
             standing=Standing.FRESH,
             refreshed=True,
         )
@@ -269,7 +291,8 @@ def failed(
         count = progress.maybe_billed + 1
         closed = progress.own_closed or (count >= MAYBE_BILLED_MAX and not progress.on_credits)
         progress = dataclasses.replace(progress, maybe_billed=count, own_closed=closed)
-    if failure.content_sent or failure.outcome in REQUEST_FAULTS:
+    unrepeatable = failure.billed is Billed.MAYBE_BILLED and not progress.may_repeat
+    if failure.content_sent or unrepeatable or failure.outcome in REQUEST_FAULTS:
         progress = dataclasses.replace(progress, ended=True)
         return _put(progress, runner, dataclasses.replace(runner, standing=Standing.FAILED))
     if failure.outcome in TRANSIENT:
@@ -305,6 +328,8 @@ _STATES = {
     Standing.REJECTED: OwnKeyState.REJECTED,
     Standing.NO_CREDIT: OwnKeyState.NO_CREDIT,
     Standing.FAILED: OwnKeyState.PROVIDER_FAILED,
+    Standing.UNOPENED: OwnKeyState.UNKNOWN,
+    Standing.LIMIT_REACHED: OwnKeyState.LIMIT_REACHED,
 }
 
 _CONSENT = {
@@ -312,8 +337,11 @@ _CONSENT = {
     OwnKeyState.NO_CREDIT: 2,
     OwnKeyState.REJECTED: 2,
     OwnKeyState.PROVIDER_FAILED: 3,
+    OwnKeyState.LIMIT_REACHED: 3,
+    OwnKeyState.UNKNOWN: 4,
 }
-"""Width of the consent a state needs: RATE_LIMIT, KEY_FAILURE, ANY."""
+"""Width of the consent a state needs: RATE_LIMIT, KEY_FAILURE, ANY; none is wide enough for
+UNKNOWN."""
 
 _HEALTH = {
     HealthState.ACTIVE: Standing.FRESH,
@@ -321,6 +349,9 @@ _HEALTH = {
     HealthState.COOLING: Standing.COOLING,
     HealthState.NO_CREDIT: Standing.NO_CREDIT,
     HealthState.REJECTED: Standing.REJECTED,
+    # As a key that must be mended: no waiting helps, and the same consent lets credits pay.
+    HealthState.NOT_BROUGHT: Standing.REJECTED,
+    HealthState.UNOPENED: Standing.UNOPENED,
 }
 
 
@@ -344,9 +375,10 @@ def _decide_on_own_keys(progress: Progress, now: float) -> Step:
     state = own_key_state(progress, now=now)
     if progress.credits_possible and not progress.credits_refused:
         return Try(state, None, _shared_choice(progress, now), 0.0)
-    if soonest and progress.waits < WAITS_MAX:
+    if soonest and progress.waits < WAITS_MAX and _wait(soonest, now) <= WAIT_SECONDS_MAX:
         return _try_own(progress, soonest, now)
-    if not progress.attempts and not progress.credits_refused:
+    untold = not progress.attempts or state is OwnKeyState.UNKNOWN
+    if untold and not progress.credits_refused:
         # The ledger knows the mode, so it words the refusal.
         return Try(state, None, None, 0.0)
     return _end(progress)
@@ -464,10 +496,17 @@ def _end(progress: Progress) -> End:
         # The request's own fault outweighs what became of other keys.
         told.sort(key=lambda r: r.failure is None or r.failure.outcome not in REQUEST_FAULTS)
         for runner in told:
-            return End(runner.failure, runner.candidate.funding, runner.candidate)
+            return End(
+                runner.failure, runner.candidate.funding, runner.candidate, _ready_at(runners)
+            )
     funding = Funding.CREDITS if progress.on_credits else Funding.OWN_KEY
     first = next(iter(side), None)
-    return End(None, funding, first.candidate if first else None)
+    return End(None, funding, first.candidate if first else None, _ready_at(side))
+
+
+def _ready_at(runners: tuple[Runner, ...]) -> float | None:
+    cooling = (r.ready_at for r in runners if r.standing is Standing.COOLING)
+    return min((at for at in cooling if at is not None), default=None)
 
 
 def _find(progress: Progress, candidate: Candidate) -> Runner:

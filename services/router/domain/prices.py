@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What tokens cost: exact integers, one rounding for each amount.
+What tokens, images, characters and seconds cost: exact integers, one rounding for each amount.
 
-A rate is nano-USD per million tokens. A cost is the sum of tokens times rates, divided once by a
-million and rounded half to even; a worst case is rounded up.
+A rate is nano-USD per million tokens or characters, an image has a price of its own. A cost is the
+sum of counts times rates, divided once by a million and rounded half to even; a worst case is
+rounded up.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,18 +17,75 @@ if TYPE_CHECKING:
     from services.router.domain.text import Usage
 
 TOKENS_PER_RATE = 1_000_000
+_PER_MILLISECOND = TOKENS_PER_RATE // 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
     """
-    Nano-USD per million tokens.
+    Nano-USD per million tokens, and what is charged beside or in place of tokens.
     """
 
     input: int
     cached_input: int
     cache_write: int
     output: int
+    image_input: int | None = None
+    """For input tokens that are images; None where they cost as others do."""
+    image_output: int | None = None
+    """For output tokens that are images; None where they cost as others do."""
+    image: int = 0
+    """Nano-USD for each image made."""
+    characters: int = 0
+    """Nano-USD per million characters spoken."""
+    media_second: int = 0
+    """Nano-USD for each second of video made."""
+    machine_second: int = 0
+    """Nano-USD for each second that the provider's machine works."""
+
+    @property
+    def for_image_input(self) -> int:
+        """
+        Give the rate of input tokens that are images.
+        """
+        return self.input if self.image_input is None else self.image_input
+
+    @property
+    def for_image_output(self) -> int:
+        """
+        Give the rate of output tokens that are images.
+        """
+        return self.output if self.image_output is None else self.image_output
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePrice:
+    """
+    What each image of one size and quality costs.
+    """
+
+    size: str
+    """Empty for every size."""
+    quality: str
+    """Empty for every quality."""
+    nano_usd: int
+
+    def covers(self, size: str, quality: str) -> bool:
+        """
+        Tell whether it is the price of a size and quality.
+        """
+        return self.size in ("", size) and self.quality in ("", quality)
+
+
+@dataclass(frozen=True, slots=True)
+class VideoPrice:
+    """
+    What each second of video of one resolution costs.
+    """
+
+    resolution: str
+    """Empty for the default."""
+    nano_usd: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +109,37 @@ class Price:
     base: Rates
     tiers: tuple[RateTier, ...] = ()
     """Ascending by threshold."""
+    images: tuple[ImagePrice, ...] = ()
+    """By size and quality, where images are not paid by tokens; the first that covers counts."""
+
+    videos: tuple[VideoPrice, ...] = ()
+    """By resolution, where video is paid by its length."""
+
+    def for_video(self, resolution: str) -> Price | None:
+        """
+        Give the price for one resolution; None where the list leaves it out.
+        """
+        if not self.videos:
+            return self
+        for row in self.videos:
+            if row.resolution == resolution:
+                base = dataclasses.replace(self.base, media_second=row.nano_usd)
+                return dataclasses.replace(self, base=base, videos=())
+        return None
+
+    def for_image(self, size: str, quality: str) -> Price | None:
+        """
+        Give the price for one size and quality; None where the list leaves it out.
+
+        What is left empty is the default, whose price comes first.
+        """
+        if not self.images:
+            return self
+        for row in self.images:
+            if row.covers(size or row.size, quality or row.quality):
+                base = dataclasses.replace(self.base, image=row.nano_usd)
+                return dataclasses.replace(self, base=base, images=())
+        return None
 
     def rates_for(self, input_tokens: int) -> Rates:
         """
@@ -67,18 +157,31 @@ def cost_nano_usd(price: Price, usage: Usage) -> int:
     Give the exact vendor cost of a usage, rounded half to even.
     """
     rates = price.rates_for(usage.input_tokens)
-    plain = usage.input_tokens - usage.cached_input_tokens - usage.cache_write_tokens
+    parts = usage.cached_input_tokens + usage.cache_write_tokens + usage.image_input_tokens
     # A provider that counts parts beyond their total must not make the cost negative.
     amount = (
-        max(0, plain) * rates.input
+        max(0, usage.input_tokens - parts) * rates.input
         + usage.cached_input_tokens * rates.cached_input
         + usage.cache_write_tokens * rates.cache_write
-        + usage.output_tokens * rates.output
+        + usage.image_input_tokens * rates.for_image_input
+        + max(0, usage.output_tokens - usage.image_output_tokens) * rates.output
+        + usage.image_output_tokens * rates.for_image_output
+        + usage.characters * rates.characters
+        + usage.images * rates.image * TOKENS_PER_RATE
+        + usage.media_milliseconds * rates.media_second * _PER_MILLISECOND
+        + usage.machine_milliseconds * rates.machine_second * _PER_MILLISECOND
     )
     return divide_half_even(amount, TOKENS_PER_RATE)
 
 
-def worst_case_nano_usd(price: Price, *, input_tokens_max: int, output_tokens_max: int) -> int:
+def worst_case_nano_usd(
+    price: Price,
+    *,
+    input_tokens_max: int,
+    output_tokens_max: int,
+    images: int = 0,
+    characters: int = 0,
+) -> int:
     """
     Give an upper bound of the vendor cost of a call, rounded up.
 
@@ -87,10 +190,14 @@ def worst_case_nano_usd(price: Price, *, input_tokens_max: int, output_tokens_ma
     """
     reachable = [price.base]
     reachable += [t.rates for t in price.tiers if input_tokens_max > t.above_input_tokens]
-    dearest_input = max(max(r.input, r.cached_input, r.cache_write) for r in reachable)
-    dearest_output = max(r.output for r in reachable)
+    dearest_input = max(
+        max(r.input, r.cached_input, r.cache_write, r.for_image_input) for r in reachable
+    )
+    dearest_output = max(max(r.output, r.for_image_output) for r in reachable)
     amount = input_tokens_max * dearest_input + output_tokens_max * dearest_output
-    return -(-amount // TOKENS_PER_RATE)
+    amount += characters * max(r.characters for r in reachable)
+    whole = images * max(r.image for r in reachable)
+    return whole - (-amount // TOKENS_PER_RATE)
 
 
 def divide_half_even(amount: int, divisor: int) -> int:

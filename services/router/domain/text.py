@@ -9,8 +9,17 @@ so that nobody downstream adds the wrong fields: see `Usage`.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+REDACTED = "redacted:"
+"""Marks a signature over reasoning that its provider keeps to itself: there is no text to it."""
 
 
 class Role(StrEnum):
@@ -116,6 +125,26 @@ class Tool:
     """JSON Schema of the arguments, as JSON text of an object."""
 
 
+class ToolMode(StrEnum):
+    """
+    Whether the model calls tools, where that is not its own to decide.
+    """
+
+    NONE = "none"
+    REQUIRED = "required"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """
+    What the model is to do with the tools.
+    """
+
+    mode: ToolMode
+    name: str = ""
+    """The one tool that it must call; empty for any."""
+
+
 @dataclass(frozen=True, slots=True)
 class ResponseSchema:
     """
@@ -159,7 +188,26 @@ class TextCall:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     reasoning_effort: ReasoningEffort | None = None
+    tool_choice: ToolChoice | None = None
+    """None lets the model decide."""
+    top_k: int | None = None
     stream: bool = False
+
+    def without(self, fields: Iterable[str]) -> TextCall:
+        """
+        Give the call without some fields that only tune the answer.
+        """
+        return dataclasses.replace(self, **{name: _UNTUNED[name] for name in fields})  # type: ignore[arg-type]
+
+
+_UNTUNED: dict[str, object] = {
+    "temperature": None,
+    "top_p": None,
+    "stop": (),
+    "seed": None,
+    "reasoning_effort": None,
+    "top_k": None,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +230,18 @@ class Usage:
     """Part of the input that was written to the provider's cache."""
     reasoning_tokens: int = 0
     """Part of the output that was spent on thinking."""
+    image_input_tokens: int = 0
+    """Part of the input that is images, where the provider tells it apart."""
+    image_output_tokens: int = 0
+    """Part of the output that is images, where the provider tells it apart."""
+    images: int = 0
+    """Images made."""
+    characters: int = 0
+    """Characters spoken."""
+    media_milliseconds: int = 0
+    """Length of the video made."""
+    machine_milliseconds: int = 0
+    """How long the provider's machine worked, where that is what it bills."""
     provider_cost_nano_usd: int | None = None
     """What the provider itself says the answer cost, rounded up, where it says so."""
 

@@ -11,9 +11,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from services.router.domain.text import (
+    REDACTED,
     FinishReason,
     ReasoningDelta,
-    StreamEvent,
     TextDelta,
     ToolCallDelta,
 )
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from services.router.domain.attempts import Receipt
     from services.router.domain.catalogue import Model
+    from services.router.domain.media import AnswerEvent
     from services.router.domain.text import Usage
     from services.router.usecases.engine import Started
     from services.shared.errors import ServiceError
@@ -64,7 +65,7 @@ class MessageAnswer:
         self._block: object = None
         """What the block under way holds: a kind, or a tool call's index."""
 
-    def add(self, event: StreamEvent) -> None:
+    def add(self, event: AnswerEvent) -> None:
         """
         Take one event of a whole answer in.
         """
@@ -72,7 +73,7 @@ class MessageAnswer:
         match event:
             case TextDelta():
                 block["text"] += event.text
-            case ReasoningDelta():
+            case ReasoningDelta() if block["type"] == "thinking":
                 block["thinking"] += event.text
                 block["signature"] += event.signature
             case ToolCallDelta():
@@ -97,7 +98,7 @@ class MessageAnswer:
         """
         return _event("message_start", message=self._message(started.model, None))
 
-    def delta(self, event: StreamEvent) -> bytes:
+    def delta(self, event: AnswerEvent) -> bytes:
         """
         Write one piece of a stream, and the turn of a block where it begins one.
         """
@@ -135,7 +136,7 @@ class MessageAnswer:
         """
         return f"event: error\ndata: {json.dumps(error_body(error))}\n\n".encode()
 
-    def _at(self, event: StreamEvent) -> dict[str, Any]:
+    def _at(self, event: AnswerEvent) -> dict[str, Any]:
         """
         Give the block that an event belongs to, a new one where it is of another kind.
         """
@@ -146,6 +147,10 @@ class MessageAnswer:
             case ReasoningDelta():
                 kind = "thinking"
                 empty = {"type": "thinking", "thinking": "", "signature": ""}
+                if event.signature.startswith(REDACTED):
+                    kind = event.signature
+                    data = event.signature.removeprefix(REDACTED)
+                    empty = {"type": "redacted_thinking", "data": data}
             case ToolCallDelta():
                 kind = event.index
                 empty = {"type": "tool_use", "id": event.id, "name": event.name, "input": ""}
@@ -213,11 +218,11 @@ def model_list(models: Sequence[Model]) -> dict[str, Any]:
     }
 
 
-def _deltas(event: StreamEvent) -> list[dict[str, Any]]:
+def _deltas(event: AnswerEvent) -> list[dict[str, Any]]:
     match event:
         case TextDelta():
             return [{"type": "text_delta", "text": event.text}]
-        case ReasoningDelta():
+        case ReasoningDelta() if not event.signature.startswith(REDACTED):
             deltas = []
             if event.text:
                 deltas.append({"type": "thinking_delta", "thinking": event.text})

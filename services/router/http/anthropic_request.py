@@ -13,11 +13,14 @@ from typing import Any
 
 from ownkey.router.v1 import text_pb2 as pb
 
+from services.router.domain.text import REDACTED
 from services.router.http.fields import Fields
 from services.router.http.images import image_of_base64
 from services.shared.errors import InvalidArgumentError
 
-_DEFAULTS = {"tool_choice": {"type": "auto"}, "thinking": {"type": "disabled"}}
+_THINKING_TOKENS = {1_024: "MINIMAL", 2_048: "LOW", 8_192: "MEDIUM"}
+"""A budget up to so many tokens is such an effort; a larger one is HIGH."""
+_EFFORTS = ("low", "medium", "high")
 _WITHOUT_EFFECT = ("metadata", "service_tier", "cache_control")
 
 
@@ -40,7 +43,6 @@ def read_messages(body: object) -> MessagesRequest:
         InvalidArgumentError: Naming the field.
     """
     fields = Fields(body)
-    fields.only(_DEFAULTS)
     fields.drop(*_WITHOUT_EFFECT)
     limit = fields.integer("max_tokens")
     if limit is None:
@@ -61,6 +63,9 @@ def read_messages(body: object) -> MessagesRequest:
             top_p=fields.number("top_p"),
             stop=_stops(fields),
             max_output_tokens=limit,
+            reasoning_effort=_effort(fields.inner("thinking"), fields.inner("output_config")),
+            tool_choice=_tool_choice(fields.inner("tool_choice")),
+            top_k=fields.integer("top_k"),
         ),
         stream=fields.flag("stream"),
     )
@@ -123,9 +128,12 @@ def _block(fields: Fields) -> pb.Part:
                 text=fields.text("thinking"), signature=fields.text("signature")
             )
             part = pb.Part(reasoning=reasoning)
+        case "redacted_thinking":
+            part = pb.Part(reasoning=pb.Reasoning(signature=REDACTED + fields.text("data")))
         case _:
             raise InvalidArgumentError.of(
-                fields.at("type"), "must be text, image, tool_use, tool_result or thinking"
+                fields.at("type"),
+                "must be text, image, tool_use, tool_result, thinking or redacted_thinking",
             )
     fields.end()
     return part
@@ -175,6 +183,51 @@ def _tool(fields: Fields) -> pb.Tool:
     )
     fields.end()
     return tool
+
+
+def _effort(thinking: Fields | None, output: Fields | None) -> pb.ReasoningEffort.ValueType:
+    """
+    Read how much to think: adaptive by `output_config.effort`, or enabled with a budget of tokens.
+    """
+    asked = output.text("effort") if output else ""
+    if output:
+        output.end()
+    kind = thinking.text("type") if thinking else "disabled"
+    budget = thinking.integer("budget_tokens") if thinking else None
+    if thinking:
+        thinking.drop("display")
+        thinking.end()
+    if asked and asked not in _EFFORTS:
+        raise InvalidArgumentError.of("output_config.effort", f"must be one of {_EFFORTS}")
+    match kind:
+        case "disabled":
+            return pb.REASONING_EFFORT_UNSPECIFIED
+        case "adaptive":
+            return pb.ReasoningEffort.Value(f"REASONING_EFFORT_{(asked or 'high').upper()}")
+        case "enabled" if budget is not None:
+            fitting = (word for most, word in _THINKING_TOKENS.items() if budget <= most)
+            return pb.ReasoningEffort.Value(f"REASONING_EFFORT_{next(fitting, 'HIGH')}")
+        case "enabled":
+            raise InvalidArgumentError.of("thinking.budget_tokens", "is required")
+    raise InvalidArgumentError.of("thinking.type", "must be enabled, adaptive or disabled")
+
+
+def _tool_choice(fields: Fields | None) -> pb.ToolChoice | None:
+    if fields is None:
+        return None
+    kind, name = fields.text("type"), fields.text("name")
+    fields.only({"disable_parallel_tool_use": False})
+    fields.end()
+    match kind:
+        case "auto":
+            return None
+        case "none":
+            return pb.ToolChoice(mode=pb.TOOL_MODE_NONE)
+        case "any":
+            return pb.ToolChoice(mode=pb.TOOL_MODE_REQUIRED)
+        case "tool":
+            return pb.ToolChoice(mode=pb.TOOL_MODE_REQUIRED, name=name)
+    raise InvalidArgumentError.of("tool_choice.type", "must be auto, any, tool or none")
 
 
 def _stops(fields: Fields) -> list[str]:

@@ -22,6 +22,7 @@ from services.router.errors import AnswerNotKeptError, ModelNotFoundError
 from services.router.http import anthropic_answer, openai_answer
 from services.router.http.anthropic_answer import MessageAnswer
 from services.router.http.anthropic_request import read_messages
+from services.router.http.media_door import MediaDoor
 from services.router.http.model_names import model_name
 from services.router.http.openai_answer import ChatAnswer
 from services.router.http.openai_request import read_chat
@@ -44,7 +45,7 @@ from services.shared.errors import (
     ServiceError,
     UnauthenticatedError,
 )
-from services.shared.identity import ANONYMOUS, METADATA_KEY
+from services.shared.identity import ANONYMOUS, Caller
 from services.shared.ids import new_id
 from services.shared.logging import get_logger
 
@@ -54,13 +55,12 @@ if TYPE_CHECKING:
 
     from services.router.domain.attempts import Receipt
     from services.router.domain.catalogue import Catalogue, Model
-    from services.router.domain.request import TextRequest
-    from services.router.domain.text import StreamEvent
+    from services.router.domain.media import AnswerEvent
+    from services.router.domain.request import Request
     from services.router.usecases.engine import Event
     from services.router.usecases.generate import GenerateText
-    from services.shared.boundary import Authenticator
+    from services.shared.access import Access
     from services.shared.clock import Clock
-    from services.shared.identity import Policy
 
 BODY_BYTES_MAX = 40 * 1024 * 1024
 """Images come as base64, a third larger than their bytes."""
@@ -85,7 +85,7 @@ class Answer(Protocol):
     Writes one answer in an SDK's shape.
     """
 
-    def add(self, event: StreamEvent) -> None:
+    def add(self, event: AnswerEvent) -> None:
         """Take one event of a whole answer in."""
         ...
 
@@ -97,7 +97,7 @@ class Answer(Protocol):
         """Write a stream's beginning."""
         ...
 
-    def delta(self, event: StreamEvent) -> bytes:
+    def delta(self, event: AnswerEvent) -> bytes:
         """Write one piece of a stream."""
         ...
 
@@ -117,8 +117,7 @@ class Door:
     Args:
         generate: Generates text.
         catalogue: Knows the models.
-        authenticator: Knows the service tokens.
-        policy: Who may call what, by RPC.
+        access: Knows who calls, and what they may.
         clock: Time.
     """
 
@@ -127,14 +126,12 @@ class Door:
         *,
         generate: GenerateText,
         catalogue: Catalogue,
-        authenticator: Authenticator,
-        policy: Policy,
+        access: Access,
         clock: Clock,
     ) -> None:
         self._generate = generate
         self._catalogue = catalogue
-        self._authenticator = authenticator
-        self._policy = policy
+        self._access = access
         self._clock = clock
         self._in_flight = 0
 
@@ -145,6 +142,14 @@ class Door:
         app = web.Application(middlewares=[self._guard], client_max_size=BODY_BYTES_MAX)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/messages", self._messages)
+        MediaDoor(
+            generate=self._generate,
+            catalogue=self._catalogue,
+            clock=self._clock,
+            allow=self._allow,
+            head=_head,
+            naming=lambda request: _naming(request.get(_NAME, "")),
+        ).add_to(app)
         app.router.add_get("/v1/models", self._models)
         app.router.add_get("/v1/models/{model:.+}", self._model)
         return app
@@ -207,17 +212,20 @@ class Door:
         """
         bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
         token = request.headers.get("X-Api-Key", "") or bearer
-        identity = ANONYMOUS
-        if token not in ("", ANONYMOUS):
-            try:
-                identity = self._authenticator.identify({METADATA_KEY: f"Bearer {token}"})
-            except UnauthenticatedError:
-                raise UnauthenticatedError(
-                    "what the SDK sent as its API key is no service token of Ownkey; set it to the "
-                    f"caller's service token, or to '{ANONYMOUS}' on loopback. A provider's key "
-                    "does not belong here: store it in keyvault"
-                ) from None
-        self._policy.check(identity, f"/{SERVICE}/{rpc}")
+        caller = _caller(request, token="" if token == ANONYMOUS else token)
+        full_name = f"/{SERVICE}/{rpc}"
+        try:
+            identity = self._access.identify(caller, full_name)
+        except UnauthenticatedError as fault:
+            if caller.names:
+                raise
+            raise UnauthenticatedError(
+                "what the SDK sent as its API key is no service token of Ownkey; set it to the "
+                f"caller's service token, or to '{ANONYMOUS}' in plain text on loopback. A "
+                "provider's key does not belong here: store it in keyvault"
+            ) from fault
+        account = request.headers.get(ACCOUNT, "")
+        self._access.check(identity, full_name, [account] if account else [])
 
     # ---- text
 
@@ -245,34 +253,21 @@ class Door:
         *,
         stream: bool,
         vendor: str,
-    ) -> TextRequest:
+    ) -> Request:
         """
         Make the use case's request of headers and body.
         """
-        request_id = request.headers.get(REQUEST_ID, "") or new_id()
-        request[_NAME] = request_id
-        source = request.headers.get(SOURCE, "").lower()
-        if source not in _SOURCES:
-            raise InvalidArgumentError.of(SOURCE, "must be auto, own_key or credits")
-        account = request.headers.get(ACCOUNT, "")
-        if not account:
-            raise InvalidArgumentError.of(
-                ACCOUNT, "is required: a header that names the account, as accounts/{account}"
-            )
-        structlog.contextvars.bind_contextvars(account=account, request_id=request_id)
         message = text_pb2.StreamTextRequest if stream else text_pb2.GenerateTextRequest
         return mapping_text.text_request(
             message(
-                account=account,
-                request_id=request_id,
+                **_head(request),
                 model=model_name(model, self._catalogue, vendor=vendor),
-                source=_SOURCES[source],
                 input=text_input,
             )
         )
 
     async def _answer(
-        self, request: web.Request, call: TextRequest, answer: Answer
+        self, request: web.Request, call: Request, answer: Answer
     ) -> web.StreamResponse:
         deadline = self._clock.monotonic() + ANSWER_SECONDS_MAX
         async with aclosing(self._generate(call, deadline=deadline)) as events:
@@ -353,6 +348,39 @@ class Door:
         return web.json_response(body.model_object(found))
 
 
+def _caller(request: web.Request, *, token: str) -> Caller:
+    """
+    Tell what a caller shows; a certificate, where there is one, was checked by the handshake.
+    """
+    if request.transport is None or request.transport.get_extra_info("sslcontext") is None:
+        return Caller(token=token)
+    certificate = request.transport.get_extra_info("peercert") or {}
+    shown = certificate.get("subjectAltName", ())
+    names = tuple(name for kind, name in shown if kind in ("URI", "DNS"))
+    return Caller(encrypted=True, names=names, token=token)
+
+
+def _head(request: web.Request) -> dict[str, Any]:
+    """
+    Read what every request says in its headers: account, request id and source.
+
+    Raises:
+        InvalidArgumentError: Naming the header.
+    """
+    request_id = request.headers.get(REQUEST_ID, "") or new_id()
+    request[_NAME] = request_id
+    source = request.headers.get(SOURCE, "").lower()
+    if source not in _SOURCES:
+        raise InvalidArgumentError.of(SOURCE, "must be auto, own_key or credits")
+    account = request.headers.get(ACCOUNT, "")
+    if not account:
+        raise InvalidArgumentError.of(
+            ACCOUNT, "is required: a header that names the account, as accounts/{account}"
+        )
+    structlog.contextvars.bind_contextvars(account=account, request_id=request_id)
+    return {"account": account, "request_id": request_id, "source": _SOURCES[source]}
+
+
 def _written(event: Event, answer: Answer) -> bytes:
     if isinstance(event, Ended):
         return answer.finish(event.receipt)
@@ -399,7 +427,7 @@ def _as_failure(fault: Exception) -> ServiceError:
     if isinstance(fault, web.HTTPException):
         return InvalidArgumentError(
             f"this door does not serve that ({fault.reason}); it has /v1/chat/completions, "
-            "/v1/messages and /v1/models"
+            "/v1/messages, /v1/images/generations, /v1/audio/speech and /v1/models"
         )
     log.error("http_failed_unexpectedly", exc_info=fault)
     return InternalError("something went wrong inside the service; it is logged")

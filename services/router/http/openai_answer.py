@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from services.router.domain.text import (
     FinishReason,
     ReasoningDelta,
-    StreamEvent,
     TextDelta,
     ToolCallDelta,
 )
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from services.router.domain.attempts import Receipt
     from services.router.domain.catalogue import Model
+    from services.router.domain.media import AnswerEvent
     from services.router.domain.text import Usage
     from services.router.usecases.engine import Started
     from services.shared.errors import ServiceError
@@ -63,7 +63,7 @@ class ChatAnswer:
         self._reasoning: list[str] = []
         self._calls: dict[int, dict[str, Any]] = {}
 
-    def add(self, event: StreamEvent) -> None:
+    def add(self, event: AnswerEvent) -> None:
         """
         Take one event of a whole answer in.
         """
@@ -113,7 +113,7 @@ class ChatAnswer:
         self._model = started.model
         return self._chunk([_choice({"role": "assistant", "content": ""})])
 
-    def delta(self, event: StreamEvent) -> bytes:
+    def delta(self, event: AnswerEvent) -> bytes:
         """
         Write one piece of a stream.
         """

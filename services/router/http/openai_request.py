@@ -26,7 +26,6 @@ _DEFAULTS = {
     "presence_penalty": 0,
     "logit_bias": {},
     "parallel_tool_calls": True,
-    "tool_choice": "auto",
     "modalities": ["text"],
 }
 _WITHOUT_EFFECT = (
@@ -93,6 +92,8 @@ def _input(fields: Fields) -> pb.TextInput:
         seed=fields.integer("seed", bits=64),
         max_output_tokens=older_limit if limit is None else limit,
         reasoning_effort=_effort(fields),
+        tool_choice=_tool_choice(fields.raw("tool_choice")),
+        top_k=fields.integer("top_k"),
     )
     if stop is not None:
         stops = [stop] if isinstance(stop, str) else stop
@@ -189,6 +190,27 @@ def _tool(fields: Fields) -> pb.Tool:
     function.end()
     fields.end()
     return tool
+
+
+def _tool_choice(value: Any) -> pb.ToolChoice | None:
+    """
+    Read `auto`, `none`, `required`, or the one function that must be called.
+    """
+    if value in (None, "auto"):
+        return None
+    if value in ("none", "required"):
+        return pb.ToolChoice(mode=pb.ToolMode.Value(f"TOOL_MODE_{value.upper()}"))
+    advice = "must be auto, none, required or one function"
+    if not isinstance(value, dict):
+        raise InvalidArgumentError.of("tool_choice", advice)
+    fields = Fields(value, "tool_choice")
+    function = fields.inner("function")
+    if fields.text("type") != "function" or function is None:
+        raise InvalidArgumentError.of("tool_choice", advice)
+    chosen = pb.ToolChoice(mode=pb.TOOL_MODE_REQUIRED, name=function.text("name"))
+    function.end()
+    fields.end()
+    return chosen
 
 
 def _schema(fields: Fields | None) -> pb.ResponseSchema | None:

@@ -12,9 +12,12 @@ from aiohttp import web
 
 from services.shared.config import ConfigError
 from services.shared.logging import get_logger
+from services.shared.tls import http_server_context
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from services.shared.certificates import Certificates
 
 HEADER_BYTES_MAX = 16 * 1024
 
@@ -23,7 +26,7 @@ log = get_logger()
 
 @asynccontextmanager
 async def serving(
-    app: web.Application, listen: str, *, drain_seconds: float
+    app: web.Application, listen: str, *, certificates: Certificates | None, drain_seconds: float
 ) -> AsyncIterator[None]:
     """
     Serve an application until the end of the context, then let running calls finish.
@@ -31,12 +34,14 @@ async def serving(
     Args:
         app: What to serve.
         listen: `host:port`, checked.
+        certificates: What it shows and trusts; plain text without, on loopback only.
         drain_seconds: How long running calls may go on.
 
     Raises:
         ConfigError: The address cannot be listened on.
     """
     host, _, port = listen.rpartition(":")
+    context = None if certificates is None else http_server_context(certificates)
     # A caller that leaves cancels its handler, which ends its request as on gRPC.
     runner = web.AppRunner(
         app,
@@ -48,13 +53,13 @@ async def serving(
     await runner.setup()
     try:
         try:
-            await web.TCPSite(runner, host.strip("[]"), int(port)).start()
+            await web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=context).start()
         except OSError as fault:
             problem = (
                 f"cannot listen on {listen}; stop what listens there or choose another address"
             )
             raise ConfigError([problem]) from fault
-        log.info("serving_http", listen=listen)
+        log.info("serving_http", listen=listen, tls=context is not None)
         yield
     finally:
         await runner.cleanup()

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from services.router.domain.text import (
+    REDACTED,
     ImagePart,
     ImageURLPart,
     Message,
@@ -24,6 +25,8 @@ from services.router.domain.text import (
     TextCall,
     TextPart,
     ToolCall,
+    ToolChoice,
+    ToolMode,
     ToolResult,
 )
 
@@ -34,9 +37,6 @@ __all__ = [
     "thinking_fields",
     "unsupported_fields",
 ]
-
-REDACTED = "redacted:"
-"""Marks a signature that is the whole of a `redacted_thinking` block."""
 
 _VERSION = re.compile(r"claude-(?:[a-z]+-)?(\d+)(?:-(\d{1,2}))?(?!\d)")
 _NEWEST = (99, 0)
@@ -93,6 +93,10 @@ def messages_body(call: TextCall) -> dict[str, Any]:
             }
             for tool in call.tools
         ]
+    if call.tool_choice is not None:
+        body["tool_choice"] = _tool_choice(call.tool_choice)
+    if call.top_k is not None:
+        body["top_k"] = call.top_k
     if call.temperature is not None:
         body["temperature"] = call.temperature
     if call.top_p is not None:
@@ -126,6 +130,12 @@ def unsupported_fields(call: TextCall) -> list[str]:
             fields.append("temperature")
         if call.top_p is not None and call.top_p < _THINKING_TOP_P_MIN:
             fields.append("top_p")
+        if call.top_k is not None:
+            fields.append("top_k")
+        forced = call.tool_choice is not None and call.tool_choice.mode is ToolMode.REQUIRED
+        if forced and "reasoning_effort" not in fields:
+            # Thinking and a forced call exclude each other: the call matters more.
+            fields.append("reasoning_effort")
     both = call.temperature is not None and call.top_p is not None
     if both and version >= _ONE_SAMPLING_PARAMETER_FROM and "top_p" not in fields:
         fields.append("top_p")
@@ -156,6 +166,15 @@ def thinking_fields(call: TextCall) -> dict[str, Any]:
         return {"thinking": {"type": "adaptive"}, "output_config": {"effort": least.value}}
     budget = min(_THINKING_TOKENS[effort], call.max_output_tokens - 1)
     return {"thinking": {"type": "enabled", "budget_tokens": budget}}
+
+
+def _tool_choice(choice: ToolChoice) -> dict[str, Any]:
+    """
+    Give the choice, https://platform.claude.com/docs/en/agents-and-tools/tool-use/overview .
+    """
+    if choice.mode is ToolMode.NONE:
+        return {"type": "none"}
+    return {"type": "tool", "name": choice.name} if choice.name else {"type": "any"}
 
 
 def _messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:

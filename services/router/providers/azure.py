@@ -14,8 +14,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+import msgspec
+
+from services.router.domain.media import ImageCall, SpeechCall
 from services.router.domain.outcomes import Billed, Outcome
 from services.router.domain.text import ReasoningEffort, TextCall, Usage
+from services.router.domain.work import Call
 from services.router.providers import openai
 from services.router.providers.azure_credential import Deployment, read_deployments
 from services.router.providers.base import (
@@ -29,8 +33,11 @@ from services.router.providers.base import (
 from services.router.providers.classify import ErrorRule, ErrorTable
 from services.router.providers.dialect import JSONDialect
 from services.router.providers.hosts import ANY_HOST, address
+from services.router.providers.media_format import MediaFormats
 from services.router.providers.openai_chat import ChatDecoder, parse_chat, parse_chat_error
 from services.router.providers.openai_chat_request import ChatShape, build_chat_body
+from services.router.providers.openai_images import OPENAI_IMAGES, unsupported_image_fields
+from services.router.providers.openai_speech import OPENAI_SPEECH
 from services.router.providers.probe import FreeCallFinding, KeyProbe, ProbePlan
 from services.shared.errors import FieldViolation
 
@@ -108,6 +115,16 @@ _PLAN = ProbePlan(
     cheap_models=(),
     lowest_effort=_lowest_effort,
 )
+_MEDIA_PLAN = replace(_PLAN, generates=False)
+"""An image would cost more than a test may: the resource's own answer has to do."""
+
+
+def _unsupported_image(call: ImageCall) -> list[str]:
+    """
+    Name what OpenAI's API lacks, and editing: a deployment's address is that of generations.
+    """
+    fields = unsupported_image_fields(call)
+    return [*fields, "images"] if call.images and "images" not in fields else fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,9 +133,7 @@ class AzureDialect(JSONDialect):
     Deployments under addresses of their own.
     """
 
-    def build_request(
-        self, call: TextCall, credential: Credential, *, base_url: str
-    ) -> HTTPRequest:
+    def build_request(self, call: Call, credential: Credential, *, base_url: str) -> HTTPRequest:
         """
         Build the request of a call; `call.model` is a slug.
 
@@ -136,16 +151,14 @@ class AzureDialect(JSONDialect):
                 billed=Billed.NOT_SENT,
                 retryable=False,
             )
-        # `max_tokens` is known to every API version, but refused by models that think.
-        thinks = openai.is_reasoning(_bare(call).model)
-        shape = ChatShape(
-            output_limit_field="max_completion_tokens" if thinks else "max_tokens",
-            own_fields=lambda _: _own_fields(call),
-            returns_reasoning=False,
-        )
-        body = build_chat_body(replace(call, model=deployment.model_id), shape=shape)
         headers = {**_headers(deployment), "content-type": "application/json"}
         url = address(base_url, deployment.host) + deployment.target
+        if isinstance(call, ImageCall | SpeechCall):
+            # The slug tells the model's family, the deployment's own name goes into the body.
+            fields = msgspec.json.decode(self.media_body(call).data)
+            body = msgspec.json.encode({**fields, "model": deployment.model_id})
+        else:
+            body = _chat_body(self.text_call(call), deployment)
         return HTTPRequest("POST", url, headers, body)
 
     def probe(
@@ -174,15 +187,26 @@ class AzureDialect(JSONDialect):
             free_call = HTTPRequest("GET", url, _headers(deployment))
             probe = KeyProbe(
                 self,
-                _PLAN,
+                _PLAN if deployment.chats else _MEDIA_PLAN,
                 credential,
                 base_url=base_url,
-                free_call=None if resource in asked else free_call,
+                free_call=None if resource in asked and deployment.chats else free_call,
                 models=(deployment.model_slug,),
             )
             asked.add(resource)
             probes.append((deployment.model_slug, probe))
         return _AzureProbe(probes)
+
+
+def _chat_body(call: TextCall, deployment: Deployment) -> bytes:
+    # `max_tokens` is known to every API version, but refused by models that think.
+    thinks = openai.is_reasoning(_bare(call).model)
+    shape = ChatShape(
+        output_limit_field="max_completion_tokens" if thinks else "max_tokens",
+        own_fields=lambda _: _own_fields(call),
+        returns_reasoning=False,
+    )
+    return build_chat_body(replace(call, model=deployment.model_id), shape=shape)
 
 
 class _AzureProbe:
@@ -260,4 +284,7 @@ AZURE = AzureDialect(
     parse_answer=parse_chat,
     parse_refusal=parse_chat_error,
     make_decoder=ChatDecoder,
+    media=MediaFormats(
+        image=replace(OPENAI_IMAGES, unsupported=_unsupported_image), speech=OPENAI_SPEECH
+    ),
 )

@@ -27,6 +27,7 @@ DOMAINS = (".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.az
 _SLUG = re.compile(r"[a-z0-9][\w.-]*/[\w.:-]{1,128}")
 _MODEL_ID = re.compile(r"[\w.-]{1,64}")
 _CHAT = "/chat/completions"
+_MEDIA = ("/images/generations", "/audio/speech")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,6 +52,13 @@ class Deployment:
         return urlsplit(self.endpoint_url).hostname or ""
 
     @property
+    def chats(self) -> bool:
+        """
+        Tell whether its address is one for text, by its path.
+        """
+        return urlsplit(self.endpoint_url).path.endswith(_CHAT)
+
+    @property
     def target(self) -> str:
         """
         Path and query of the address.
@@ -68,8 +76,8 @@ def _endpoint_fault(value: str) -> str:
         return "must be a plain https address, without user, port or fragment"
     if not host.endswith(DOMAINS) or host.startswith("."):
         return f"must be on one of Azure's domains, *{', *'.join(DOMAINS)}"
-    if not urlsplit(value).path.endswith(_CHAT):
-        return f"must be the whole address, up to {_CHAT}"
+    if not urlsplit(value).path.endswith((_CHAT, *_MEDIA)):
+        return f"must be the whole address, up to {_CHAT}, {' or '.join(_MEDIA)}"
     return ""
 
 

@@ -14,12 +14,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from services.router.domain.media import ImageCall, MediaAnswer, Medium, SpeechCall
 from services.router.domain.outcomes import Billed, Outcome
-from services.router.domain.text import Completion, StreamEvent, TextCall, Usage
+from services.router.domain.text import Completion, StreamEvent, Usage
+from services.router.domain.work import Call
 from services.shared.errors import FieldViolation
 from services.shared.secret import Secret
+
+if TYPE_CHECKING:
+    from services.router.providers.media_format import MediaDecoder
 
 __all__ = [
     "APIKeyCredential",
@@ -218,6 +223,8 @@ class ProbeResult:
     """Our own sentence for a person."""
     retry_after_seconds: float | None = None
     missing_permission: str = ""
+    cost_nano_usd: int = 0
+    """What the test cost beside tokens."""
     spent_elsewhere: tuple[tuple[str, Usage], ...] = ()
     """Tokens of further generations, by model, where a test makes more than one."""
 
@@ -324,15 +331,13 @@ class Dialect(Protocol):
         """
         ...
 
-    def unsupported(self, call: TextCall) -> list[str]:
+    def unsupported(self, call: Call) -> list[str]:
         """
         Name the fields of the call that this provider or model does not take.
         """
         ...
 
-    def build_request(
-        self, call: TextCall, credential: Credential, *, base_url: str
-    ) -> HTTPRequest:
+    def build_request(self, call: Call, credential: Credential, *, base_url: str) -> HTTPRequest:
         """
         Build the request of a call; `call.stream` decides which endpoint or flag. It is sent as
         `authorize` gives it.
@@ -359,6 +364,35 @@ class Dialect(Protocol):
     ) -> ProviderError:
         """
         Classify an answer whose status is not 200; also the answer to a streaming request.
+        """
+        ...
+
+    def parse_images(
+        self, call: ImageCall, headers: Mapping[str, str], body: bytes, *, now: datetime
+    ) -> MediaAnswer:
+        """
+        Read a whole answer of status 200 to a call for images.
+
+        Raises:
+            ProviderError: The provider refused or failed all the same.
+        """
+        ...
+
+    def build_fetch(self, medium: Medium, credential: Credential, *, base_url: str) -> HTTPRequest:
+        """
+        Build the request for an image that its provider keeps at an address.
+
+        Raises:
+            OutputAddressError: The address is not the provider's own.
+            ProviderBrokenError: This provider keeps none.
+        """
+        ...
+
+    def speech_decoder(
+        self, call: SpeechCall, headers: Mapping[str, str], *, now: datetime
+    ) -> MediaDecoder:
+        """
+        Give a decoder for one 200 answer to a call for speech.
         """
         ...
 

@@ -15,7 +15,8 @@ from datetime import datetime
 from urllib.parse import quote
 
 from services.router.domain.outcomes import Outcome
-from services.router.domain.text import ReasoningEffort, TextCall
+from services.router.domain.text import ReasoningEffort
+from services.router.domain.work import Call
 from services.router.providers.base import (
     AccessToken,
     Credential,
@@ -194,9 +195,7 @@ class BedrockDialect(JSONDialect):
 
     default_region: str
 
-    def build_request(
-        self, call: TextCall, credential: Credential, *, base_url: str
-    ) -> HTTPRequest:
+    def build_request(self, call: Call, credential: Credential, *, base_url: str) -> HTTPRequest:
         """
         Build the request of a call, not signed yet.
 
@@ -204,7 +203,7 @@ class BedrockDialect(JSONDialect):
             CredentialMalformedError: The credential cannot be read.
             UnsupportedParameterError: The call sets a field that `unsupported` names.
         """
-        self.refuse_unsupported(call)
+        text = self.text_call(call)
         access = self._access(credential)
         operation = "converse-stream" if call.stream else "converse"
         # A model id may hold `:` and, in an ARN, `/`.
@@ -212,7 +211,7 @@ class BedrockDialect(JSONDialect):
         host = f"bedrock-runtime.{access.region}.amazonaws.com"
         headers = {**_headers(access), "content-type": "application/json"}
         return HTTPRequest(
-            "POST", address(base_url, host) + path, headers, build_converse_body(call)
+            "POST", address(base_url, host) + path, headers, build_converse_body(text)
         )
 
     def authorize(

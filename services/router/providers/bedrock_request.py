@@ -26,6 +26,7 @@ from services.router.domain.text import (
     TextCall,
     TextPart,
     ToolCall,
+    ToolMode,
     ToolResult,
 )
 from services.router.providers import anthropic_request
@@ -62,7 +63,11 @@ def build_converse_body(call: TextCall) -> bytes:
     if call.system:
         body["system"] = [{"text": call.system}]
     if call.tools:
-        body["toolConfig"] = {"tools": [{"toolSpec": spec} for spec in _tools(call)]}
+        config_of_tools: dict[str, Any] = {"tools": [{"toolSpec": spec} for spec in _tools(call)]}
+        if call.tool_choice is not None:
+            name = call.tool_choice.name
+            config_of_tools["toolChoice"] = {"tool": {"name": name}} if name else {"any": {}}
+        body["toolConfig"] = config_of_tools
     if call.response_schema is not None:
         schema = call.response_schema
         text_format = {
@@ -87,11 +92,17 @@ def unsupported_fields(call: TextCall) -> list[str]:
         fields = ["seed"] if call.seed is not None else []
         if not _effort_fits(call.model, call.reasoning_effort):
             fields.append("reasoning_effort")
+        if call.top_k is not None:
+            fields.append("top_k")
     parts = [part for message in call.messages for part in message.parts]
     if any(isinstance(part, ImageURLPart) for part in parts):
         fields.append("messages.image_url")
     if any(isinstance(p, ImagePart) and p.media_type not in IMAGE_MEDIA_TYPES for p in parts):
         fields.append("messages.image.media_type")
+    if call.tool_choice is not None and call.tool_choice.mode is ToolMode.NONE:
+        # Converse knows auto, any and one tool:
+        # https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ToolChoice.html
+        fields.append("tool_choice")
     return fields
 
 
@@ -106,7 +117,8 @@ def _effort_fits(model: str, effort: ReasoningEffort | None) -> bool:
 def _own_fields(call: TextCall) -> dict[str, Any]:
     claude = _CLAUDE.search(call.model)
     if claude is not None:
-        return anthropic_request.thinking_fields(replace(call, model=claude[1]))
+        top_k = {} if call.top_k is None else {"top_k": call.top_k}
+        return top_k | anthropic_request.thinking_fields(replace(call, model=claude[1]))
     effort = call.reasoning_effort
     if effort is None or effort is ReasoningEffort.NONE:
         return {}

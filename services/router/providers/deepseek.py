@@ -82,6 +82,8 @@ def _unsupported(call: TextCall) -> list[str]:
         fields.append("messages.image")
     if call.seed is not None:
         fields.append("seed")
+    if call.top_k is not None:
+        fields.append("top_k")
     if call.response_schema is not None:
         fields.append("response_schema")
     if call.reasoning_effort is ReasoningEffort.MINIMAL:

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from services.router.domain.media import ImageCall, MediaAnswer, Medium, SpeechCall
 from services.router.domain.text import Completion, TextCall
+from services.router.domain.work import Call
 from services.router.providers.base import (
     AccessToken,
     Credential,
@@ -24,10 +26,20 @@ from services.router.providers.base import (
     TokenExchange,
     UnsupportedParameterError,
 )
-from services.router.providers.classify import ErrorTable
+from services.router.providers.classify import ErrorTable, broken
+from services.router.providers.media_format import (
+    NO_MEDIA,
+    ImageFormat,
+    MediaBody,
+    MediaDecoder,
+    MediaFormats,
+    SpeechFormat,
+)
 from services.router.providers.probe import KeyProbe, ProbePlan
 
 __all__ = ["HTTPDialect", "JSONDialect"]
+
+HTTP_OK = 200
 
 
 class _ParseAnswer(Protocol):
@@ -73,14 +85,26 @@ class JSONDialect:
     parse_answer: _ParseAnswer
     parse_refusal: _ParseError
     make_decoder: _MakeDecoder
+    media: MediaFormats = NO_MEDIA
 
-    def unsupported(self, call: TextCall) -> list[str]:
+    def unsupported(self, call: Call) -> list[str]:
         """
-        Name the fields of the call that this provider or model does not take.
+        Name the fields of the call that this provider or model does not take; its very kind where
+        the provider does not do such work.
         """
-        return self.unsupported_fields(call)
+        match call:
+            case TextCall():
+                return self.unsupported_fields(call)
+            case ImageCall():
+                image = self.media.image
+                return ["requests for images"] if image is None else image.unsupported(call)
+            case SpeechCall():
+                speech = self.media.speech
+                return ["requests for speech"] if speech is None else speech.unsupported(call)
+            case _:
+                return ["requests of this kind"]
 
-    def refuse_unsupported(self, call: TextCall) -> None:
+    def refuse_unsupported(self, call: Call) -> None:
         """
         Refuse a call that sets what the provider does not take.
 
@@ -89,6 +113,69 @@ class JSONDialect:
         """
         for field in self.unsupported(call):
             raise UnsupportedParameterError(field=field, provider=self.provider)
+
+    def text_call(self, call: Call) -> TextCall:
+        """
+        Give a call for text, which nothing of is left out.
+
+        Raises:
+            UnsupportedParameterError: It is of another kind, or sets what `unsupported` names.
+        """
+        self.refuse_unsupported(call)
+        assert isinstance(call, TextCall), "other kinds are unsupported or built before"
+        return call
+
+    def media_body(self, call: ImageCall | SpeechCall) -> MediaBody:
+        """
+        Build the body of a call for media.
+
+        Raises:
+            UnsupportedParameterError: The call sets a field that `unsupported` names.
+        """
+        self.refuse_unsupported(call)
+        if isinstance(call, ImageCall):
+            return self._image_format().build(call)
+        return self._speech_format().build(call)
+
+    def parse_images(
+        self, call: ImageCall, headers: Mapping[str, str], body: bytes, *, now: datetime
+    ) -> MediaAnswer:
+        """
+        Read a whole answer of status 200 to a call for images.
+
+        Raises:
+            ProviderError: The provider refused or failed all the same.
+        """
+        return self._image_format().parse(self.table, call, headers, body, now=now)
+
+    def build_fetch(self, medium: Medium, credential: Credential, *, base_url: str) -> HTTPRequest:
+        """
+        Build the request for an image that its provider keeps at an address.
+
+        Raises:
+            OutputAddressError: The address is not the provider's own.
+            ProviderBrokenError: This provider keeps none.
+        """
+        fetch = self._image_format().fetch
+        if fetch is None:
+            raise broken(self.table, http_status=HTTP_OK, cut=False)
+        return fetch(medium.url, credential, base_url)
+
+    def speech_decoder(
+        self, call: SpeechCall, headers: Mapping[str, str], *, now: datetime
+    ) -> MediaDecoder:
+        """
+        Give a decoder for one 200 answer to a call for speech.
+        """
+        return self._speech_format().decoder(self.table, call, headers, now=now)
+
+    def _image_format(self) -> ImageFormat:
+        assert self.media.image is not None, "`unsupported` was asked before"
+        return self.media.image
+
+    def _speech_format(self) -> SpeechFormat:
+        assert self.media.speech is not None, "`unsupported` was asked before"
+        return self.media.speech
 
     def exchange(
         self, credential: Credential, *, base_url: str, now: datetime
@@ -152,19 +239,22 @@ class HTTPDialect(JSONDialect):
     build_body: Callable[[TextCall], bytes]
     probe_plan: ProbePlan
 
-    def build_request(
-        self, call: TextCall, credential: Credential, *, base_url: str
-    ) -> HTTPRequest:
+    def build_request(self, call: Call, credential: Credential, *, base_url: str) -> HTTPRequest:
         """
         Build the request of a call.
 
         Raises:
             UnsupportedParameterError: The call sets a field that `unsupported` names.
         """
-        self.refuse_unsupported(call)
-        headers = {**self.headers(credential), "content-type": "application/json"}
-        url = base_url.rstrip("/") + self.path(call)
-        return HTTPRequest("POST", url, headers, self.build_body(call))
+        address = base_url.rstrip("/")
+        headers = self.headers(credential)
+        if isinstance(call, ImageCall | SpeechCall):
+            body = self.media_body(call)
+            headers |= {"content-type": body.content_type, **body.headers}
+            return HTTPRequest("POST", address + body.path, headers, body.data)
+        text = self.text_call(call)
+        headers["content-type"] = "application/json"
+        return HTTPRequest("POST", address + self.path(text), headers, self.build_body(text))
 
     def probe(
         self, credential: Credential, *, base_url: str, models: tuple[str, ...] = ()

@@ -41,12 +41,14 @@ from services.router.providers.classify import (
     decode_object,
 )
 from services.router.providers.dialect import HTTPDialect
+from services.router.providers.gemini_images import BLOCKED, GEMINI_IMAGES
 from services.router.providers.gemini_request import (
     build_generate_body,
     lowest_effort,
     unsupported_fields,
 )
 from services.router.providers.json_stream import JSONStreamParser
+from services.router.providers.media_format import MediaFormats
 from services.router.providers.probe import FreeCallFinding, ProbePlan
 from services.router.providers.sse import SSEEvent
 from services.router.providers.sse_decoder import HTTP_OK, SSEDecoder
@@ -63,7 +65,6 @@ __all__ = [
 _TROUBLE = "https://ai.google.dev/gemini-api/docs/troubleshooting"
 _KEYS = "https://ai.google.dev/gemini-api/docs/api-key"
 _QUOTA = "https://ai.google.dev/gemini-api/docs/rate-limits"
-_BLOCKED = "prompt_blocked"
 _DAILY = "per_day"
 _NO_QUOTA = "quota_of_zero"
 
@@ -108,7 +109,7 @@ TABLE = ErrorTable(
             r"|context is too long",
             status=(200, 400, 500),
         ),
-        ErrorRule(outcome=Outcome.CONTENT_FILTERED, source=_TROUBLE, code=(_BLOCKED,)),
+        ErrorRule(outcome=Outcome.CONTENT_FILTERED, source=_TROUBLE, code=(BLOCKED,)),
         ErrorRule(
             outcome=Outcome.PERMISSION_DENIED, source=_TROUBLE, code=("failed_precondition",)
         ),
@@ -346,7 +347,7 @@ def _finish_reason(word: str, *, called: bool) -> FinishReason:
 
 
 def _blocked(usage: Usage | None) -> ErrorFacts:
-    return ErrorFacts(status=HTTP_OK, codes=frozenset({_BLOCKED}), inside_answer=True, usage=usage)
+    return ErrorFacts(status=HTTP_OK, codes=frozenset({BLOCKED}), inside_answer=True, usage=usage)
 
 
 def _facts(
@@ -434,6 +435,7 @@ GEMINI = HTTPDialect(
     headers=_headers,
     build_body=build_generate_body,
     unsupported_fields=unsupported_fields,
+    media=MediaFormats(image=GEMINI_IMAGES),
     parse_answer=parse_generate,
     parse_refusal=parse_generate_error,
     make_decoder=GeminiDecoder,

@@ -23,6 +23,8 @@ from services.router.domain.text import (
     TextCall,
     TextPart,
     ToolCall,
+    ToolChoice,
+    ToolMode,
     ToolResult,
 )
 
@@ -52,7 +54,12 @@ def build_generate_body(call: TextCall) -> bytes:
         msgspec.DecodeError: A tool's or the answer's schema is not JSON.
     """
     config: dict[str, Any] = {"maxOutputTokens": call.max_output_tokens}
-    sampling = {"temperature": call.temperature, "topP": call.top_p, "seed": call.seed}
+    sampling = {
+        "temperature": call.temperature,
+        "topP": call.top_p,
+        "topK": call.top_k,
+        "seed": call.seed,
+    }
     config |= {name: value for name, value in sampling.items() if value is not None}
     if call.stop:
         config["stopSequences"] = list(call.stop)
@@ -75,7 +82,18 @@ def build_generate_body(call: TextCall) -> bytes:
             for tool in call.tools
         ]
         body["tools"] = [{"functionDeclarations": declarations}]
+    if call.tool_choice is not None:
+        body["toolConfig"] = {"functionCallingConfig": _calling(call.tool_choice)}
     return msgspec.json.encode(body)
+
+
+def _calling(choice: ToolChoice) -> dict[str, Any]:
+    """
+    Give the calling mode, https://ai.google.dev/gemini-api/docs/function-calling .
+    """
+    if choice.mode is ToolMode.NONE:
+        return {"mode": "NONE"}
+    return {"mode": "ANY", **({"allowedFunctionNames": [choice.name]} if choice.name else {})}
 
 
 def unsupported_fields(call: TextCall) -> list[str]:

@@ -13,8 +13,11 @@ from services.router.domain.outcomes import Outcome
 from services.router.domain.text import ReasoningEffort, TextCall
 from services.router.providers.classify import ErrorRule, ErrorTable, decode_object
 from services.router.providers.dialect import HTTPDialect
+from services.router.providers.media_format import MediaFormats
 from services.router.providers.openai_chat import ChatDecoder, parse_chat, parse_chat_error
 from services.router.providers.openai_chat_request import ChatShape, bearer, build_chat_body
+from services.router.providers.openai_images import OPENAI_IMAGES
+from services.router.providers.openai_speech import OPENAI_SPEECH
 from services.router.providers.probe import FreeCallFinding, ProbePlan
 
 __all__ = [
@@ -164,7 +167,7 @@ def unsupported_fields(call: TextCall) -> list[str]:
 
     Sampling is theirs to set, unless thinking is switched off; `stop` is not known to them.
     """
-    fields = []
+    fields = ["top_k"] if call.top_k is not None else []
     if is_reasoning(call.model):
         thinking = call.reasoning_effort is not ReasoningEffort.NONE
         if thinking and call.temperature not in (None, 1):
@@ -220,4 +223,5 @@ OPENAI = HTTPDialect(
         lowest_effort=lowest_effort,
     ),
     unsupported_fields=unsupported_fields,
+    media=MediaFormats(image=OPENAI_IMAGES, speech=OPENAI_SPEECH),
 )

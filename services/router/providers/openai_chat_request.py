@@ -24,6 +24,7 @@ from services.router.domain.text import (
     TextCall,
     TextPart,
     ToolCall,
+    ToolChoice,
     ToolResult,
 )
 from services.router.providers.base import Credential
@@ -86,6 +87,8 @@ def build_chat_body(call: TextCall, *, shape: ChatShape) -> bytes:
             }
             for tool in call.tools
         ]
+    if call.tool_choice is not None:
+        body["tool_choice"] = _tool_choice(call.tool_choice)
     if call.response_schema is not None:
         schema = call.response_schema
         body["response_format"] = {
@@ -102,6 +105,12 @@ def build_chat_body(call: TextCall, *, shape: ChatShape) -> bytes:
         body["stop"] = list(call.stop)
     body.update(shape.own_fields(call))
     return msgspec.json.encode(body)
+
+
+def _tool_choice(choice: ToolChoice) -> str | dict[str, Any]:
+    if not choice.name:
+        return choice.mode.value
+    return {"type": "function", "function": {"name": choice.name}}
 
 
 def data_url(image: ImagePart) -> str:

@@ -104,12 +104,12 @@ def _own_fields(call: TextCall) -> dict[str, Any]:
     Upstreams that do not know a parameter would drop it in silence; `require_parameters` has
     them left out instead, https://openrouter.ai/docs/features/provider-routing .
     """
-    fields: dict[str, Any] = {}
+    fields: dict[str, Any] = {} if call.top_k is None else {"top_k": call.top_k}
     if call.reasoning_effort is ReasoningEffort.NONE:
         fields["reasoning"] = {"enabled": False}
     elif call.reasoning_effort is not None:
         fields["reasoning"] = {"effort": call.reasoning_effort.value}
-    optional = (call.temperature, call.top_p, call.seed, call.response_schema)
+    optional = (call.temperature, call.top_p, call.top_k, call.seed, call.response_schema)
     if call.tools or call.stop or any(value is not None for value in optional):
         fields["provider"] = {"require_parameters": True}
     return fields

@@ -60,6 +60,8 @@ class FreeCallFinding:
     models: tuple[str, ...] = ()
     """The model ids the key sees; empty where the call does not list them all."""
     out_of_credit: bool = False
+    has_credit: bool = False
+    """The call shows that there is money behind the key: no generation needs to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,8 @@ class ProbePlan:
     """Models for the generation, cheapest first."""
     lowest_effort: Callable[[str], ReasoningEffort | None]
     """The effort at which a model thinks least; None for its default."""
+    generates: bool = True
+    """Whether a generation may decide what the free call leaves open: one of text is cheap."""
 
 
 class KeyProbe:
@@ -121,11 +125,15 @@ class KeyProbe:
             finding = self._plan.read_free_call(body)
             if finding.out_of_credit:
                 self._end(Outcome.INSUFFICIENT_CREDIT, status, _NO_CREDIT, credit_checked=True)
+            elif finding.has_credit:
+                self._end(None, status, _VALID, credit_checked=True)
+            elif not self._plan.generates:
+                self._end(None, status, _UNSEEN, credit_checked=False)
             else:
                 self._begin_generations(finding.models)
         else:
             error = self._dialect.parse_error(status, headers, body, now=now)
-            if error.outcome is Outcome.PERMISSION_DENIED:
+            if error.outcome is Outcome.PERMISSION_DENIED and self._plan.generates:
                 self._begin_generations(())
             else:
                 self.fail(error)
@@ -211,6 +219,7 @@ class KeyProbe:
 
 _VALID = "the key works and has credit"
 _NO_CREDIT = "the key works, but its spending limit or its credit is used up: top up or raise it"
+_UNSEEN = "the key is accepted, but whether it has credit could not be seen"
 _UNCHECKED = (
     "the key is accepted, but whether it has credit could not be checked: "
     "none of the test models served the test request"

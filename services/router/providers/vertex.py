@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from services.router.domain.media import ImageCall
 from services.router.domain.outcomes import Outcome
 from services.router.domain.text import (
     Completion,
@@ -26,6 +27,7 @@ from services.router.domain.text import (
     StreamEvent,
     TextCall,
 )
+from services.router.domain.work import Call
 from services.router.providers import anthropic, anthropic_request, gemini, gemini_request
 from services.router.providers.base import (
     AccessToken,
@@ -37,7 +39,9 @@ from services.router.providers.base import (
 )
 from services.router.providers.classify import ErrorRule, ErrorTable, decode_object
 from services.router.providers.dialect import JSONDialect
+from services.router.providers.gemini_images import GEMINI_IMAGES, build_image_body
 from services.router.providers.hosts import ANY_HOST, address
+from services.router.providers.media_format import MediaFormats
 from services.router.providers.probe import FreeCallFinding, KeyProbe, ProbePlan
 from services.router.providers.sse import SSEEvent
 from services.router.providers.vertex_credential import (
@@ -99,12 +103,15 @@ def _build_body(call: TextCall) -> bytes:
 
 
 def _model_path(call: TextCall, account: ServiceAccount) -> str:
-    if _is_claude(call.model):
-        publisher, method = "anthropic", "streamRawPredict" if call.stream else "rawPredict"
-    else:
-        publisher, method = "google", gemini.generate_method(call)
+    if not _is_claude(call.model):
+        return _google_path(account, call.model, gemini.generate_method(call))
+    method = "streamRawPredict" if call.stream else "rawPredict"
     model = quote(call.model, safe="@")
-    return f"{_location(account)}/publishers/{publisher}/models/{model}:{method}"
+    return f"{_location(account)}/publishers/anthropic/models/{model}:{method}"
+
+
+def _google_path(account: ServiceAccount, model: str, method: str) -> str:
+    return f"{_location(account)}/publishers/google/models/{quote(model, safe='@')}:{method}"
 
 
 def _location(account: ServiceAccount) -> str:
@@ -179,9 +186,7 @@ class VertexDialect(JSONDialect):
     One host per region; a service account's assertion is traded for a token beforehand.
     """
 
-    def build_request(
-        self, call: TextCall, credential: Credential, *, base_url: str
-    ) -> HTTPRequest:
+    def build_request(self, call: Call, credential: Credential, *, base_url: str) -> HTTPRequest:
         """
         Build the request of a call, without its token yet.
 
@@ -189,10 +194,15 @@ class VertexDialect(JSONDialect):
             CredentialMalformedError: The credential cannot be read.
             UnsupportedParameterError: The call sets a field that `unsupported` names.
         """
-        self.refuse_unsupported(call)
         account = read_service_account(credential)
-        url = address(base_url, account.host) + _model_path(call, account)
-        return HTTPRequest("POST", url, {"content-type": "application/json"}, _build_body(call))
+        base = address(base_url, account.host)
+        headers = {"content-type": "application/json"}
+        if isinstance(call, ImageCall):
+            self.refuse_unsupported(call)
+            path = _google_path(account, call.model, "generateContent")
+            return HTTPRequest("POST", base + path, headers, build_image_body(call))
+        text = self.text_call(call)
+        return HTTPRequest("POST", base + _model_path(text, account), headers, _build_body(text))
 
     def exchange(
         self, credential: Credential, *, base_url: str, now: datetime
@@ -253,4 +263,5 @@ VERTEX = VertexDialect(
     parse_answer=_parse_answer,
     parse_refusal=_parse_refusal,
     make_decoder=VertexDecoder,
+    media=MediaFormats(image=GEMINI_IMAGES),
 )

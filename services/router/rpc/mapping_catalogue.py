@@ -5,10 +5,20 @@ Writes the catalogue and explanations as messages.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ownkey.router.v1 import attempt_pb2, catalogue_pb2, explain_pb2, probe_pb2
 
 from services.router.domain.attempts import PriceUsed
-from services.router.domain.catalogue import Model, Offer, Provider
+from services.router.domain.catalogue import (
+    Capability,
+    Catalogue,
+    ImageTraits,
+    Model,
+    Offer,
+    Provider,
+    SpeechTraits,
+)
 from services.router.domain.keys import HealthState
 from services.router.domain.plan import Candidate, Exclusion, Funding
 from services.router.domain.prices import Price
@@ -22,10 +32,18 @@ _UNHEALTHY = {
     HealthState.COOLING: (explain_pb2.EXCLUSION_REASON_COOLING, "rate-limited for now"),
     HealthState.REJECTED: (explain_pb2.EXCLUSION_REASON_REJECTED, "refused by its provider"),
     HealthState.NO_CREDIT: (explain_pb2.EXCLUSION_REASON_NO_CREDIT, "out of money at its provider"),
+    HealthState.UNOPENED: (
+        explain_pb2.EXCLUSION_REASON_KEY_UNAVAILABLE,
+        "keyvault cannot open it now",
+    ),
+    HealthState.NOT_BROUGHT: (
+        explain_pb2.EXCLUSION_REASON_NOT_BROUGHT,
+        "its browser holds it, and the request does not bring it",
+    ),
 }
 
 
-def provider(value: Provider) -> catalogue_pb2.Provider:
+def provider(value: Provider, catalogue: Catalogue) -> catalogue_pb2.Provider:
     """
     Write a provider.
     """
@@ -37,6 +55,7 @@ def provider(value: Provider) -> catalogue_pb2.Provider:
         key_shape=value.key_shape,
         default_model=value.default_model,
         curated_models=value.curated_models,
+        capabilities=_capabilities(catalogue.capabilities_of(value.id)),
     )
 
 
@@ -44,18 +63,39 @@ def model(value: Model) -> catalogue_pb2.Model:
     """
     Write a model.
     """
-    capabilities = [
-        catalogue_pb2.Capability.Value(f"CAPABILITY_{item.name}")
-        for item in sorted(value.capabilities)
-    ]
     return catalogue_pb2.Model(
         name=f"models/{value.id}",
         model_id=value.id,
         display_name=value.display_name,
-        capabilities=capabilities,
+        capabilities=_capabilities(value.capabilities),
         context_token_count=value.context_tokens,
         default_max_output_token_count=value.default_max_output_tokens,
         offers=[_offer(item) for item in value.offers],
+        image=None if value.image is None else _image(value.image),
+        speech=None if value.speech is None else _speech(value.speech),
+    )
+
+
+def _capabilities(values: Iterable[Capability]) -> list[catalogue_pb2.Capability.ValueType]:
+    return [catalogue_pb2.Capability.Value(f"CAPABILITY_{item.name}") for item in sorted(values)]
+
+
+def _image(value: ImageTraits) -> catalogue_pb2.ImageTraits:
+    return catalogue_pb2.ImageTraits(
+        sizes=value.sizes,
+        qualities=value.qualities,
+        media_types=value.media_types,
+        max_count=value.count_max,
+        max_input_image_count=value.images_max,
+        max_prompt_character_count=value.prompt_characters_max,
+    )
+
+
+def _speech(value: SpeechTraits) -> catalogue_pb2.SpeechTraits:
+    return catalogue_pb2.SpeechTraits(
+        voices=value.voices,
+        media_types=value.media_types,
+        max_text_character_count=value.text_characters_max,
     )
 
 
@@ -97,7 +137,7 @@ def explanation(value: Explanation) -> explain_pb2.ExplainResponse:
     return response
 
 
-_BARRED = frozenset({HealthState.REJECTED, HealthState.NO_CREDIT})
+_BARRED = frozenset(_UNHEALTHY) - {HealthState.COOLING}
 
 
 def _candidate(value: Candidate, now: float) -> explain_pb2.Candidate:
@@ -147,4 +187,6 @@ def _offer(value: Offer) -> catalogue_pb2.ModelOffer:
 def _price(value: Price | None) -> attempt_pb2.PriceUsed | None:
     if value is None:
         return None
-    return price_message(PriceUsed(price_id=value.price_id, rates=value.base))
+    shown = value.for_image("", "") or value
+    shown = shown.for_video("") or shown
+    return price_message(PriceUsed(price_id=value.price_id, rates=shown.base))

@@ -17,6 +17,9 @@ from services.shared.names import ACCOUNT
 GENERATIONS_MAX = 1_000_000_000
 TOKENS_MAX = 1_000_000_000
 MODELS_MAX = 100
+IMAGES_MAX = 10
+CHARACTERS_MAX = 4_096
+VIDEO_SECONDS_MAX = 600
 
 
 def workload(request: pb.EstimateCostRequest) -> Workload:
@@ -30,6 +33,13 @@ def workload(request: pb.EstimateCostRequest) -> Workload:
     _within("workload.generation_count", asked.generation_count, 1, GENERATIONS_MAX)
     _within("workload.input_token_count", asked.input_token_count, 0, TOKENS_MAX)
     _within("workload.output_token_count", asked.output_token_count, 0, TOKENS_MAX)
+    _within("workload.image_count", asked.image_count, 0, IMAGES_MAX)
+    _within("workload.character_count", asked.character_count, 0, CHARACTERS_MAX)
+    if asked.image_count and asked.character_count:
+        raise InvalidArgumentError.of("workload.character_count", "does not go with images")
+    _within("workload.video_seconds", asked.video_seconds, 0, VIDEO_SECONDS_MAX)
+    if asked.video_seconds and (asked.image_count or asked.character_count):
+        raise InvalidArgumentError.of("workload.video_seconds", "does not go with other media")
     if len(request.models) > MODELS_MAX:
         raise InvalidArgumentError.of("models", f"holds more than {MODELS_MAX} models")
     if request.account:
@@ -38,6 +48,12 @@ def workload(request: pb.EstimateCostRequest) -> Workload:
         generations=asked.generation_count,
         input_tokens=asked.input_token_count,
         output_tokens=asked.output_token_count,
+        images=asked.image_count,
+        image_size=asked.image_size,
+        image_quality=asked.image_quality,
+        characters=asked.character_count,
+        video_seconds=asked.video_seconds,
+        video_resolution=asked.video_resolution,
     )
 
 

@@ -101,6 +101,12 @@ def price(value: PriceUsed) -> pb.PriceUsed:
         cached_input_nano_usd_per_million_tokens=rates.cached_input,
         cache_write_nano_usd_per_million_tokens=rates.cache_write,
         output_nano_usd_per_million_tokens=rates.output,
+        image_input_nano_usd_per_million_tokens=rates.image_input or 0,
+        image_output_nano_usd_per_million_tokens=rates.image_output or 0,
+        nano_usd_per_image=rates.image,
+        nano_usd_per_million_characters=rates.characters,
+        nano_usd_per_media_second=rates.media_second,
+        nano_usd_per_machine_second=rates.machine_second,
     )
 
 
@@ -122,5 +128,11 @@ def _usage(value: Usage | None, basis: UsageBasis | None) -> pb.Usage | None:
         cache_write_token_count=value.cache_write_tokens,
         output_token_count=value.output_tokens,
         reasoning_token_count=value.reasoning_tokens,
+        image_input_token_count=value.image_input_tokens,
+        image_output_token_count=value.image_output_tokens,
+        image_count=value.images,
+        character_count=value.characters,
+        media_milliseconds=value.media_milliseconds,
+        machine_milliseconds=value.machine_milliseconds,
         basis=_BASES[basis],
     )

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 from ownkey.router.v1 import text_pb2 as pb
 
+from services.router.domain.media import AnswerEvent
 from services.router.domain.request import (
-    Preferences,
-    Sort,
-    Source,
+    Request,
     TextInput,
-    TextRequest,
     Tier,
 )
 from services.router.domain.text import (
@@ -32,48 +30,49 @@ from services.router.domain.text import (
     ReasoningPart,
     ResponseSchema,
     Role,
-    StreamEvent,
     TextDelta,
     TextPart,
     Tool,
     ToolCall,
     ToolCallDelta,
+    ToolChoice,
+    ToolMode,
     ToolResult,
 )
 from services.router.domain.token_bound import text_bytes
+from services.router.rpc.mapping_client_held import brought_keys, resealed_keys
 from services.router.rpc.mapping_receipt import FUNDINGS, receipt
+from services.router.rpc.mapping_request import (
+    account,
+    at_most,
+    choice,
+    image,
+    model,
+    preferences,
+    source,
+)
 from services.router.usecases.engine import Ended, Event, Started
-from services.router.usecases.ports import PLATFORM
 from services.shared.errors import InternalError, InvalidArgumentError
 from services.shared.ids import parse_uuid
-from services.shared.names import ACCOUNT
 
 MESSAGES_MAX = 1_000
 PARTS_MAX = 256
 TOOLS_MAX = 128
 STOPS_MAX = 4
 STOP_CHARACTERS_MAX = 256
-PROVIDERS_MAX = 32
 TEXT_BYTES_MAX = 4 * 1024 * 1024
-IMAGE_BYTES_MAX = 20 * 1024 * 1024
 IMAGES_BYTES_MAX = 24 * 1024 * 1024
-URL_CHARACTERS_MAX = 2_048
 OUTPUT_TOKENS_MAX = 1_000_000
 TEMPERATURE_MAX = 2.0
-TOKEN_RATE_MAX = 10**15
+TOP_K_MAX = 1_000_000
 
-_MODEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}/[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}")
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_IMAGE_TYPES = frozenset({"image/png", "image/jpeg", "image/gif", "image/webp"})
-
-T = TypeVar("T")
 
 AnyTextRequest: TypeAlias = pb.GenerateTextRequest | pb.StreamTextRequest
 
-_SOURCES = (Source.AUTO, Source.AUTO, Source.OWN_KEY, Source.CREDITS)
 _TIERS = (Tier.DEFAULT, Tier.QUALITY, Tier.SPEED)
-_SORTS = (Sort.CATALOGUE, Sort.PRICE, Sort.LATENCY, Sort.THROUGHPUT)
 _ROLES = (None, Role.USER, Role.ASSISTANT, Role.TOOL)
+_TOOL_MODES = (None, ToolMode.NONE, ToolMode.REQUIRED)
 _EFFORTS = (
     None,
     ReasoningEffort.NONE,
@@ -97,33 +96,32 @@ _FINISH_REASONS = {
 }
 
 
-def text_request(message: AnyTextRequest, *, request_id: str | None = None) -> TextRequest:
+def text_request(
+    message: AnyTextRequest, *, request_id: str | None = None, explains: bool = False
+) -> Request:
     """
     Read a request.
 
     Args:
         message: What the caller sent.
         request_id: Used where the caller need not send one.
+        explains: Whether nothing will be sent.
 
     Raises:
         InvalidArgumentError: Naming the field.
     """
-    ACCOUNT.parse(message.account, "account")
-    if message.account == PLATFORM:
-        raise InvalidArgumentError.of("account", "is reserved for the product's shared keys")
-    if message.model and not _MODEL.fullmatch(message.model):
-        raise InvalidArgumentError.of(
-            "model", "must be vendor/model, for example openai/gpt-4o-mini, or empty"
-        )
-    return TextRequest(
-        account=message.account,
+    return Request(
+        account=account(message.account),
         request_id=request_id or parse_uuid(message.request_id, "request_id"),
-        model=message.model,
-        tier=_choice(_TIERS, message.tier, "tier"),
-        source=_choice(_SOURCES, message.source, "source"),
-        preferences=_preferences(message.route),
+        model=model(message.model),
+        tier=choice(_TIERS, message.tier, "tier"),
+        source=source(message.source),
+        preferences=preferences(message.route),
         input=_text_input(message.input),
         stream=isinstance(message, pb.StreamTextRequest),
+        brought=brought_keys(
+            message.client_held_keys, account=message.account, names_only=explains
+        ),
     )
 
 
@@ -139,6 +137,7 @@ def stream_response(event: Event) -> pb.StreamTextResponse:
                 finish=pb.TextFinish(
                     finish_reason=_FINISH_REASONS[event.receipt.finish_reason],
                     receipt=receipt(event.receipt),
+                    resealed_keys=resealed_keys(event.resealed),
                 )
             )
         case TextDelta():
@@ -171,7 +170,7 @@ class AnswerBuilder:
         self._reasoning: list[ReasoningDelta] = []
         self._calls: dict[int, pb.ToolCall] = {}
 
-    def add(self, event: StreamEvent) -> None:
+    def add(self, event: AnswerEvent) -> None:
         """
         Take one event in.
         """
@@ -196,6 +195,7 @@ class AnswerBuilder:
             tool_calls=[call for _, call in sorted(self._calls.items())],
             finish_reason=_FINISH_REASONS[ended.receipt.finish_reason],
             receipt=receipt(ended.receipt),
+            resealed_keys=resealed_keys(ended.resealed),
         )
         if self._reasoning:
             answer.reasoning.text = "".join(part.text for part in self._reasoning)
@@ -213,38 +213,12 @@ def _start(event: Started) -> pb.TextStart:
     )
 
 
-def _preferences(route: pb.RoutePreferences) -> Preferences:
-    for name in ("order", "only", "ignore"):
-        _at_most(len(getattr(route, name)), PROVIDERS_MAX, f"route.{name}", "providers")
-    if len(set(route.order)) != len(route.order):
-        raise InvalidArgumentError.of("route.order", "names a provider twice")
-    limits = {}
-    for name in ("input", "output"):
-        field = f"{name}_nano_usd_per_million_tokens"
-        value = getattr(route.max_price, field) if route.max_price.HasField(field) else None  # type: ignore[arg-type]
-        if value is not None and not 0 <= value <= TOKEN_RATE_MAX:
-            raise InvalidArgumentError.of(
-                f"route.max_price.{field}", f"must be from 0 to {TOKEN_RATE_MAX}"
-            )
-        limits[name] = value
-    return Preferences(
-        order=tuple(route.order),
-        only=frozenset(route.only),
-        ignore=frozenset(route.ignore),
-        allow_fallbacks=route.allow_fallbacks if route.HasField("allow_fallbacks") else True,
-        max_input_rate=limits["input"],
-        max_output_rate=limits["output"],
-        require_parameters=route.require_parameters,
-        sort=_choice(_SORTS, route.sort, "route.sort"),
-    )
-
-
 def _text_input(message: pb.TextInput) -> TextInput:
     if not message.messages:
         raise InvalidArgumentError.of("input.messages", "must hold at least one message")
-    _at_most(len(message.messages), MESSAGES_MAX, "input.messages", "messages")
-    _at_most(len(message.tools), TOOLS_MAX, "input.tools", "tools")
-    _at_most(len(message.stop), STOPS_MAX, "input.stop", "sequences")
+    at_most(len(message.messages), MESSAGES_MAX, "input.messages", "messages")
+    at_most(len(message.tools), TOOLS_MAX, "input.tools", "tools")
+    at_most(len(message.stop), STOPS_MAX, "input.stop", "sequences")
     for index, stop in enumerate(message.stop):
         if not 1 <= len(stop) <= STOP_CHARACTERS_MAX:
             raise InvalidArgumentError.of(
@@ -263,19 +237,21 @@ def _text_input(message: pb.TextInput) -> TextInput:
         stop=tuple(message.stop),
         seed=message.seed if message.HasField("seed") else None,
         max_output_tokens=_output_limit(message),
-        reasoning_effort=_choice(_EFFORTS, message.reasoning_effort, "input.reasoning_effort"),
+        reasoning_effort=choice(_EFFORTS, message.reasoning_effort, "input.reasoning_effort"),
+        tool_choice=_tool_choice(message),
+        top_k=_top_k(message),
     )
     _check_sizes(text_input)
     return text_input
 
 
 def _message(message: pb.Message, field: str) -> Message:
-    role = _choice(_ROLES, message.role, f"{field}.role")
+    role = choice(_ROLES, message.role, f"{field}.role")
     if role is None:
         raise InvalidArgumentError.of(f"{field}.role", "is required")
     if not message.parts:
         raise InvalidArgumentError.of(f"{field}.parts", "must hold at least one part")
-    _at_most(len(message.parts), PARTS_MAX, f"{field}.parts", "parts")
+    at_most(len(message.parts), PARTS_MAX, f"{field}.parts", "parts")
     parts = tuple(_part(part, f"{field}.parts[{i}]") for i, part in enumerate(message.parts))
     for index, part in enumerate(parts):
         if not isinstance(part, _PARTS_BY_ROLE[role]):
@@ -290,7 +266,7 @@ def _part(part: pb.Part, field: str) -> Part:
         case "text":
             return TextPart(part.text)
         case "image":
-            return _image(part.image, f"{field}.image")
+            return image(part.image, f"{field}.image")
         case "tool_call":
             call = part.tool_call
             _tool_name(call.name, f"{field}.tool_call.name")
@@ -306,27 +282,36 @@ def _part(part: pb.Part, field: str) -> Part:
             raise InvalidArgumentError.of(field, "holds nothing; set exactly one of its contents")
 
 
-def _image(image: pb.Image, field: str) -> ImagePart | ImageURLPart:
-    if image.WhichOneof("content") == "url":
-        if not image.url.startswith("https://") or len(image.url) > URL_CHARACTERS_MAX:
-            raise InvalidArgumentError.of(
-                f"{field}.url", f"must begin with https:// and have {URL_CHARACTERS_MAX} at most"
-            )
-        return ImageURLPart(image.url)
-    if not 1 <= len(image.data) <= IMAGE_BYTES_MAX:
-        raise InvalidArgumentError.of(f"{field}.data", f"must be 1 to {IMAGE_BYTES_MAX} bytes")
-    if image.media_type not in _IMAGE_TYPES:
-        raise InvalidArgumentError.of(
-            f"{field}.media_type", f"must be one of {', '.join(sorted(_IMAGE_TYPES))}"
-        )
-    return ImagePart(image.media_type, image.data)
-
-
 def _tool(tool: pb.Tool, field: str) -> Tool:
     _tool_name(tool.name, f"{field}.name")
     schema = tool.parameters_json or '{"type":"object","properties":{}}'
     _check_object(schema, f"{field}.parameters_json")
     return Tool(tool.name, tool.description, schema)
+
+
+def _tool_choice(message: pb.TextInput) -> ToolChoice | None:
+    asked = message.tool_choice
+    mode = choice(_TOOL_MODES, asked.mode, "input.tool_choice.mode")
+    if mode is None and not asked.name:
+        return None
+    names = [tool.name for tool in message.tools]
+    if not names:
+        raise InvalidArgumentError.of("input.tool_choice", "needs tools; input.tools holds none")
+    if asked.name and mode is not ToolMode.REQUIRED:
+        advice = "names a tool, so mode must be TOOL_MODE_REQUIRED"
+        raise InvalidArgumentError.of("input.tool_choice.name", advice)
+    if asked.name and asked.name not in names:
+        advice = f"'{asked.name}' is none of the tools, which are {', '.join(names)}"
+        raise InvalidArgumentError.of("input.tool_choice.name", advice)
+    return None if mode is None else ToolChoice(mode, asked.name)
+
+
+def _top_k(message: pb.TextInput) -> int | None:
+    if not message.HasField("top_k"):
+        return None
+    if not 1 <= message.top_k <= TOP_K_MAX:
+        raise InvalidArgumentError.of("input.top_k", f"must be 1 to {TOP_K_MAX}")
+    return message.top_k
 
 
 def _schema(message: pb.TextInput) -> ResponseSchema | None:
@@ -387,14 +372,3 @@ def _check_sizes(text_input: TextInput) -> None:
         raise InvalidArgumentError.of(
             "input.messages", f"hold {images} bytes of images, more than {IMAGES_BYTES_MAX}"
         )
-
-
-def _at_most(count: int, limit: int, field: str, what: str) -> None:
-    if count > limit:
-        raise InvalidArgumentError.of(field, f"holds {count} {what}, more than {limit}")
-
-
-def _choice(options: tuple[T, ...], value: int, field: str) -> T:
-    if not 0 <= value < len(options):
-        raise InvalidArgumentError.of(field, f"{value} is no value of this field")
-    return options[value]

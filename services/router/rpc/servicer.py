@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import grpc.aio
 from ownkey.router.v1 import (
@@ -21,15 +21,27 @@ from ownkey.router.v1 import (
 
 from services.router.domain.catalogue import Catalogue
 from services.router.errors import ModelNotFoundError, NotServedError
-from services.router.rpc import mapping_catalogue, mapping_estimate, mapping_text
+from services.router.rpc import (
+    mapping_catalogue,
+    mapping_estimate,
+    mapping_explain,
+    mapping_jobs,
+    mapping_media,
+    mapping_text,
+)
+from services.router.usecases.byte_budget import ByteBudget
 from services.router.usecases.engine import Ended, Started
 from services.router.usecases.estimate_cost import EstimateCost
 from services.router.usecases.explain import Explain
 from services.router.usecases.generate import GenerateText
+from services.router.usecases.job_output import ReadJobOutput
 from services.router.usecases.probe_key import ProbeKey
+from services.router.usecases.read_jobs import ReadJobs
+from services.router.usecases.start_job import StartJob
 from services.shared.boundary import current_call
 from services.shared.errors import InternalError, InvalidArgumentError
 from services.shared.ids import new_id
+from services.shared.names import ACCOUNT
 from services.shared.paging import PageTokens, page_size
 from services.shared.secret import Secret
 
@@ -38,6 +50,17 @@ ANSWER_SECONDS = 0.25
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobUseCases:
+    """
+    What the router does with long jobs.
+    """
+
+    start: StartJob
+    read: ReadJobs
+    output: ReadJobOutput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +73,9 @@ class UseCases:
     explain: Explain
     estimate: EstimateCost
     probe: ProbeKey
+    jobs: JobUseCases | None
+    """None where no database is set up to keep them."""
+    media_bytes: ByteBudget
     catalogue: Catalogue
     tokens: PageTokens
 
@@ -90,15 +116,34 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
             async for event in events:
                 yield mapping_text.stream_response(event)
 
+    async def GenerateImage(
+        self, request: media_pb2.GenerateImageRequest, context: Context
+    ) -> AsyncIterator[media_pb2.GenerateImageResponse]:
+        """Generates images and streams their bytes."""
+        del context
+        async with self._do.media_bytes.hold_now(mapping_media.image_bytes(request)):
+            call = mapping_media.image_request(request, self._do.catalogue)
+            async with aclosing(self._do.generate(call, deadline=_deadline())) as events:
+                async for event in events:
+                    yield mapping_media.image_response(event)
+
+    async def SynthesizeSpeech(
+        self, request: media_pb2.SynthesizeSpeechRequest, context: Context
+    ) -> AsyncIterator[media_pb2.SynthesizeSpeechResponse]:
+        """Speaks a text and streams the sound."""
+        del context
+        call = mapping_media.speech_request(request, self._do.catalogue)
+        async with aclosing(self._do.generate(call, deadline=_deadline())) as events:
+            async for event in events:
+                yield mapping_media.speech_response(event)
+
     async def Explain(
         self, request: explain_pb2.ExplainRequest, context: Context
     ) -> explain_pb2.ExplainResponse:
         """Tells what a request would do, without spending."""
         del context
-        text = mapping_text.text_request(
-            request.text, request_id=None if request.text.request_id else new_id()
-        )
-        return mapping_catalogue.explanation(await self._do.explain(text, deadline=_deadline()))
+        call = mapping_explain.explained(request, self._do.catalogue, new_id())
+        return mapping_catalogue.explanation(await self._do.explain(call, deadline=_deadline()))
 
     async def EstimateCost(
         self, request: explain_pb2.EstimateCostRequest, context: Context
@@ -143,7 +188,8 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
             token=request.page_token,
         )
         return catalogue_pb2.ListProvidersResponse(
-            providers=[mapping_catalogue.provider(row) for row in rows], next_page_token=token
+            providers=[mapping_catalogue.provider(row, self._do.catalogue) for row in rows],
+            next_page_token=token,
         )
 
     async def ListModels(
@@ -188,59 +234,72 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
             )
         return catalogue_pb2.GetModelResponse(model=mapping_catalogue.model(found))
 
-    # ---- part of the contract, not served by this version
-
-    async def GenerateImage(
-        self, request: media_pb2.GenerateImageRequest, context: Context
-    ) -> AsyncIterator[media_pb2.GenerateImageResponse]:
-        """Refuses with NOT_SERVED."""
-        _not_served(request, context, "GenerateImage")
-        yield  # type: ignore[unreachable]
-
-    async def SynthesizeSpeech(
-        self, request: media_pb2.SynthesizeSpeechRequest, context: Context
-    ) -> AsyncIterator[media_pb2.SynthesizeSpeechResponse]:
-        """Refuses with NOT_SERVED."""
-        _not_served(request, context, "SynthesizeSpeech")
-        yield  # type: ignore[unreachable]
-
     async def StartJob(
         self, request: job_pb2.StartJobRequest, context: Context
     ) -> job_pb2.StartJobResponse:
-        """Refuses with NOT_SERVED."""
-        _not_served(request, context, "StartJob")
+        """Starts a long job."""
+        del context
+        call = mapping_jobs.job_request(request)
+        started = await self._jobs().start(call, deadline=_deadline())
+        return job_pb2.StartJobResponse(job=mapping_jobs.job(started))
 
     async def GetJob(
         self, request: job_pb2.GetJobRequest, context: Context
     ) -> job_pb2.GetJobResponse:
-        """Refuses with NOT_SERVED."""
-        _not_served(request, context, "GetJob")
+        """Gets a job."""
+        del context
+        found = await self._jobs().read.get(*mapping_jobs.job_name(request.name))
+        return job_pb2.GetJobResponse(job=mapping_jobs.job(found))
 
     async def ListJobs(
         self, request: job_pb2.ListJobsRequest, context: Context
     ) -> job_pb2.ListJobsResponse:
-        """Refuses with NOT_SERVED."""
-        _not_served(request, context, "ListJobs")
+        """Lists an account's jobs, newest first."""
+        del context
+        ACCOUNT.parse(request.parent, "parent")
+        limit, query = page_size(request.page_size), f"jobs {request.parent}"
+        before = mapping_jobs.read_cursor(self._do.tokens.decode(query, request.page_token))
+        jobs = await self._jobs().read.page(request.parent, before=before, limit=limit + 1)
+        page, more = jobs[:limit], len(jobs) > limit
+        token = self._do.tokens.encode(query, mapping_jobs.cursor(page[-1])) if more else ""
+        return job_pb2.ListJobsResponse(
+            jobs=[mapping_jobs.job(item) for item in page], next_page_token=token
+        )
 
     async def WaitJob(
         self, request: job_pb2.WaitJobRequest, context: Context
     ) -> AsyncIterator[job_pb2.WaitJobResponse]:
-        """Refuses with NOT_SERVED."""
-        _not_served(request, context, "WaitJob")
-        yield  # type: ignore[unreachable]
+        """Streams a job's changes until its end."""
+        del context
+        account, job_id = mapping_jobs.job_name(request.name)
+        changes = self._jobs().read.wait(account, job_id, deadline=_deadline())
+        async with aclosing(changes) as jobs:
+            async for item in jobs:
+                yield job_pb2.WaitJobResponse(job=mapping_jobs.job(item))
 
     async def GetJobOutput(
         self, request: job_pb2.GetJobOutputRequest, context: Context
     ) -> AsyncIterator[job_pb2.GetJobOutputResponse]:
-        """Refuses with NOT_SERVED."""
-        _not_served(request, context, "GetJobOutput")
-        yield  # type: ignore[unreachable]
+        """Streams the output of a job that has succeeded."""
+        del context
+        brought = mapping_jobs.output_key(request)
+        pieces = self._jobs().output(*mapping_jobs.job_name(request.name), brought=brought)
+        async with aclosing(pieces) as chunks:
+            async for chunk in chunks:
+                yield mapping_jobs.output(chunk)
 
     async def CancelJob(
         self, request: job_pb2.CancelJobRequest, context: Context
     ) -> job_pb2.CancelJobResponse:
-        """Refuses with NOT_SERVED."""
-        _not_served(request, context, "CancelJob")
+        """Cancels a job at its provider."""
+        del context
+        cancelled = await self._jobs().read.cancel(*mapping_jobs.job_name(request.name))
+        return job_pb2.CancelJobResponse(job=mapping_jobs.job(cancelled))
+
+    def _jobs(self) -> JobUseCases:
+        if self._do.jobs is None:
+            raise NotServedError("A long job")
+        return self._do.jobs
 
     def _page(
         self, rows: Sequence[tuple[str, Row]], *, query: str, size: int, token: str
@@ -258,8 +317,3 @@ def _deadline() -> float:
     call = current_call()
     assert call is not None, "a servicer runs behind the boundary"
     return call.deadline - ANSWER_SECONDS
-
-
-def _not_served(request: object, context: object, what: str) -> NoReturn:
-    del request, context
-    raise NotServedError(what)

@@ -24,6 +24,8 @@ ROWS: dict[type[ServiceError], tuple[grpc.StatusCode, str]] = {
     errors.ModelNotFoundError: (_Code.NOT_FOUND, "MODEL_NOT_FOUND"),
     errors.NoCandidateError: (_Code.FAILED_PRECONDITION, "NO_CANDIDATE"),
     errors.KeyInvalidError: (_Code.FAILED_PRECONDITION, "KEY_INVALID"),
+    errors.SealedKeyRefusedError: (_Code.INVALID_ARGUMENT, "SEALED_KEY_REFUSED"),
+    errors.ProofRefusedError: (_Code.FAILED_PRECONDITION, "PROOF_REFUSED"),
     errors.KeyNoCreditError: (_Code.FAILED_PRECONDITION, "KEY_NO_CREDIT"),
     errors.KeyForbiddenError: (_Code.FAILED_PRECONDITION, "KEY_FORBIDDEN"),
     errors.RateLimitedError: (_Code.RESOURCE_EXHAUSTED, "RATE_LIMITED"),
@@ -35,6 +37,7 @@ ROWS: dict[type[ServiceError], tuple[grpc.StatusCode, str]] = {
     errors.ProviderDownError: (_Code.UNAVAILABLE, "PROVIDER_DOWN"),
     errors.StreamBrokenError: (_Code.UNAVAILABLE, "STREAM_BROKEN"),
     errors.ServiceCapacityError: (_Code.UNAVAILABLE, "SERVICE_CAPACITY"),
+    errors.SharedKeysUnavailableError: (_Code.UNAVAILABLE, "PEER_UNAVAILABLE"),
     errors.RequestAbandonedError: (_Code.FAILED_PRECONDITION, "REQUEST_ABANDONED"),
     errors.KeyChangedError: (_Code.UNAVAILABLE, "KEY_CHANGED"),
     errors.AccountNotFoundError: (_Code.NOT_FOUND, "ACCOUNT_NOT_FOUND"),
@@ -49,7 +52,16 @@ ROWS: dict[type[ServiceError], tuple[grpc.StatusCode, str]] = {
     errors.InsufficientCreditsError: (_Code.FAILED_PRECONDITION, "INSUFFICIENT_CREDITS"),
     errors.CreditsNotPossibleError: (_Code.FAILED_PRECONDITION, "CREDITS_NOT_POSSIBLE"),
     errors.PriceRequiredError: (_Code.FAILED_PRECONDITION, "PRICE_REQUIRED"),
+    errors.OwnKeyLimitReachedError: (_Code.FAILED_PRECONDITION, "OWN_KEY_LIMIT_REACHED"),
     errors.FieldNotSupportedError: (_Code.FAILED_PRECONDITION, "FIELD_NOT_SUPPORTED"),
+    errors.JobStartUnknownError: (_Code.FAILED_PRECONDITION, "JOB_START_UNKNOWN"),
+    errors.JobFailedError: (_Code.FAILED_PRECONDITION, "JOB_FAILED"),
+    errors.JobCancelledError: (_Code.FAILED_PRECONDITION, "JOB_CANCELLED"),
+    errors.JobNotFoundError: (_Code.NOT_FOUND, "JOB_NOT_FOUND"),
+    errors.JobNotDoneError: (_Code.FAILED_PRECONDITION, "JOB_NOT_DONE"),
+    errors.JobOutputGoneError: (_Code.FAILED_PRECONDITION, "JOB_OUTPUT_GONE"),
+    errors.JobWaitEndedError: (_Code.UNAVAILABLE, "JOB_WAIT_ENDED"),
+    errors.TooManyJobsError: (_Code.RESOURCE_EXHAUSTED, "TOO_MANY_JOBS"),
 }
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
+from services.router.domain.catalogue import Timeouts
+from services.router.domain.media import ImageCall, MediaChunk, SpeechCall
 from services.router.domain.next_step import Failure
 from services.router.domain.outcomes import Billed, Outcome
 from services.router.domain.text import (
@@ -29,25 +31,28 @@ from services.router.providers.base import (
     CredentialMalformedError,
     ProviderError,
 )
+from services.router.usecases.ports import BODY_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 
+    from services.router.domain.media import AnswerEvent
     from services.router.domain.plan import Candidate
-    from services.router.domain.text import Completion, StreamEvent, TextCall, Usage
+    from services.router.domain.text import Completion, StreamEvent, Usage
+    from services.router.domain.work import Call
     from services.router.providers.base import AccessToken, Credential, Dialect
     from services.router.usecases.access import AccessTokens
+    from services.router.usecases.media_answer import MediaReader
     from services.router.usecases.ports import HTTPAnswer, Transport
     from services.shared.clock import Clock
     from services.shared.secret import Secret
 
 HTTP_OK = 200
+HTTP_SERVED = (200, 201)
+"""Replicate answers with 201: it created a prediction."""
 HTTP_UNAUTHORIZED = 401
-FIRST_BYTE_SECONDS_MAX = 60.0
-"""Time for the head of a stream."""
-FIRST_CONTENT_SECONDS_MAX = 90.0
-"""Time from the head of a stream to its first content."""
-WHOLE_ANSWER_SECONDS_MAX = 300.0
+IMAGES_BYTES_MAX = 64 * 1024 * 1024
+"""Ten of the largest images, in base64."""
 IDLE_SECONDS_MAX = 60.0
 """Time between two pieces of a stream."""
 
@@ -57,7 +62,7 @@ class Sink(Protocol):
     Takes the events of an attempt.
     """
 
-    async def put(self, event: StreamEvent) -> None:
+    async def put(self, event: AnswerEvent) -> None:
         """Take one event; waits while the reader is behind."""
         ...
 
@@ -70,11 +75,13 @@ class Delivered:
 
     content_bytes: int = 0
     usage: Usage | None = None
+    reported_bytes: int = 0
+    """How much of the content the usage counts."""
     content: bool = False
     sent: bool = False
     """Whether bytes may have left."""
 
-    def count(self, event: StreamEvent) -> None:
+    def count(self, event: AnswerEvent) -> None:
         """
         Count an event in.
         """
@@ -88,8 +95,14 @@ class Delivered:
             case ToolCallDelta():
                 self.content_bytes += len(event.name) + len(event.arguments.encode())
                 self.content = True
+            case MediaChunk():
+                self.content_bytes += len(event.data)
+                # What was told before the first byte counts all of them.
+                self.reported_bytes = self.content_bytes if self.usage is not None else 0
+                self.content = self.content or bool(event.data)
             case UsageReport():
                 self.usage = event.usage
+                self.reported_bytes = self.content_bytes
             case Finished():
                 self.usage = event.usage or self.usage
 
@@ -127,7 +140,10 @@ class Caller:
     """Provider to address, where it is not the dialect's own."""
     transport: Transport
     tokens: AccessTokens
+    media: MediaReader
     clock: Clock
+    timeouts: Mapping[str, Timeouts] = field(default_factory=dict)
+    """By provider; the usual ones where it is not named."""
 
     def unsupported(self, provider: str, call: object) -> list[str]:
         """
@@ -199,13 +215,17 @@ class Caller:
                     return _failure(error, delivered)
                 self.tokens.forget(owner, dialect.provider, credential, token)
                 renewed = True
+            finally:
+                if token is not None and candidate.key.client_held:
+                    # Nothing of a client-held key is kept beyond its run.
+                    self.tokens.forget(owner, dialect.provider, credential, token)
 
     def _base_url(self, dialect: Dialect) -> str:
         return self.base_urls.get(dialect.provider, dialect.default_base_url)
 
     async def _send(
         self,
-        call: TextCall,
+        call: Call,
         dialect: Dialect,
         access: Access,
         *,
@@ -222,30 +242,63 @@ class Caller:
             now=self.clock.now(),
             token=access.token,
         )
-        left = max(0.0, deadline - self.clock.monotonic())
+        timeouts = self.timeouts.get(dialect.provider, Timeouts())
+        left = min(timeouts.answer_seconds, max(0.0, deadline - self.clock.monotonic()))
+        # Until the first content another candidate may still serve: a bound of its own.
+        first = min(timeouts.first_content_seconds, left) if call.stream else left
+        began = asyncio.get_running_loop().time()
 
         def check() -> bool:
             delivered.sent = access.may_send()
             return delivered.sent
 
-        head_max = FIRST_BYTE_SECONDS_MAX if call.stream else WHOLE_ANSWER_SECONDS_MAX
         async with (
             self.transport.send(
                 request,
                 may_send=check,
-                head_seconds=min(head_max, left),
+                head_seconds=first,
                 idle_seconds=min(IDLE_SECONDS_MAX, left),
+                body_bytes_max=IMAGES_BYTES_MAX if isinstance(call, ImageCall) else BODY_BYTES_MAX,
             ) as answer,
-            contextlib.aclosing(self._events(dialect, answer, streams=call.stream)) as events,
+            contextlib.aclosing(self._events(call, dialect, answer, access)) as events,
         ):
-            return await self._take(events, deadline, delivered, sink, streams=call.stream)
+            return await self._take(
+                events, delivered, sink, first_until=began + first, until=began + left
+            )
 
-    async def _events(
+    def _events(
+        self, call: Call, dialect: Dialect, answer: HTTPAnswer, access: Access
+    ) -> AsyncGenerator[AnswerEvent, None]:
+        """
+        Read an answer by what was asked for.
+        """
+        if answer.status not in HTTP_SERVED:
+            return self._refusal(dialect, answer)
+        match call:
+            case ImageCall():
+                return self.media.images(
+                    dialect,
+                    call,
+                    answer,
+                    credential=access.credential,
+                    base_url=self._base_url(dialect),
+                )
+            case SpeechCall():
+                return self.media.speech(dialect, call, answer)
+            case _:
+                return self._text(dialect, answer, streams=call.stream)
+
+    async def _refusal(
+        self, dialect: Dialect, answer: HTTPAnswer
+    ) -> AsyncGenerator[AnswerEvent, None]:
+        body = await answer.read()
+        raise dialect.parse_error(answer.status, answer.headers, body, now=self.clock.now())
+        yield  # type: ignore[unreachable]  # it makes this a generator, as the others are
+
+    async def _text(
         self, dialect: Dialect, answer: HTTPAnswer, *, streams: bool
-    ) -> AsyncGenerator[StreamEvent, None]:
+    ) -> AsyncGenerator[AnswerEvent, None]:
         now = self.clock.now()
-        if answer.status != HTTP_OK:
-            raise dialect.parse_error(answer.status, answer.headers, await answer.read(), now=now)
         if not streams:
             body = await answer.read()
             completion = dialect.parse_response(answer.status, answer.headers, body, now=now)
@@ -264,25 +317,24 @@ class Caller:
 
     async def _take(
         self,
-        events: AsyncIterator[StreamEvent],
-        deadline: float,
+        events: AsyncIterator[AnswerEvent],
         delivered: Delivered,
         sink: Sink,
         *,
-        streams: bool,
+        first_until: float,
+        until: float,
     ) -> Served | Failure:
-        left = max(0.0, deadline - self.clock.monotonic())
-        first_max = FIRST_CONTENT_SECONDS_MAX if streams else WHOLE_ANSWER_SECONDS_MAX
-        started = asyncio.get_running_loop().time()
+        """
+        Hand the answer over; the times are the event loop's.
+        """
         try:
-            # Until the first content another candidate may still serve: a bound of its own.
-            async with asyncio.timeout(min(first_max, left)) as limit:
+            async with asyncio.timeout_at(first_until) as limit:
                 async for event in events:
                     delivered.count(event)
                     if isinstance(event, Finished):
                         return Served(event.finish_reason, delivered.usage)
                     if delivered.content:
-                        limit.reschedule(started + left)
+                        limit.reschedule(until)
                     await sink.put(event)
         except TimeoutError:
             return Failure(
@@ -291,9 +343,8 @@ class Caller:
                 message="the answer did not come in time",
                 http_status=HTTP_OK,
                 content_sent=delivered.content,
-                # Past the first content only the request's own deadline is left to run out.
+                # Past the first content only the time for the whole answer is left to run out.
                 deadline_passed=delivered.content,
-                usage=delivered.usage,
             )
         raise AssertionError("a decoder's last event is Finished, or it raises")
 
@@ -307,7 +358,7 @@ def _failure(error: ProviderError, delivered: Delivered) -> Failure:
         retry_after_seconds=error.retry_after_seconds,
         retryable=error.retryable,
         content_sent=delivered.content,
-        usage=error.usage or delivered.usage,
+        usage=error.usage,
     )
 
 

@@ -21,8 +21,8 @@ from services.router.domain.attempts import (
 )
 from services.router.domain.next_step import Failure, Try
 from services.router.domain.plan import Candidate, Funding
-from services.router.domain.request import TextInput
 from services.router.domain.text import Usage
+from services.router.domain.work import Work
 from services.router.usecases import money, replay
 from services.router.usecases.attempt import HTTP_OK, Delivered, Served
 from services.router.usecases.ports import (
@@ -46,7 +46,7 @@ class Books:
 
     Args:
         claim: The run, as the ledger knows it.
-        text_input: What is generated from, for estimates.
+        work: What is made, for estimates.
         settler: Settles attempts.
         wait_seconds: How long an answer may still wait for its settlement.
     """
@@ -54,14 +54,14 @@ class Books:
     def __init__(
         self,
         claim: Claim,
-        text_input: TextInput,
+        work: Work,
         *,
         settler: Settler,
         wait_seconds: Callable[[], float],
     ) -> None:
         self.claim = claim
         self.sequence = 0
-        self._input = text_input
+        self._work = work
         self._settler = settler
         self._wait_seconds = wait_seconds
         self._records: list[AttemptRecord] = []
@@ -122,7 +122,7 @@ class Books:
         """
         Write down the attempt that served the request, and its receipt.
         """
-        measured = money.measure(candidate, self._input, delivered, served.usage)
+        measured = money.measure(candidate, self._work, delivered, served.usage)
         if measured.basis is UsageBasis.ESTIMATED:
             notes.append(money.ESTIMATE_NOTE)
         record = _record(candidate, grant, OK, AttemptBilled.YES, seconds)
@@ -149,7 +149,7 @@ class Books:
         """
         Write down an attempt that failed.
         """
-        terms, billed, measured = money.after_failure(candidate, self._input, delivered, failure)
+        terms, billed, measured = money.after_failure(candidate, self._work, delivered, failure)
         record = _record(candidate, grant, failure.outcome, billed, seconds)
         record = dataclasses.replace(record, http_status=failure.http_status or 0)
         self._write(record, terms, measured)
@@ -164,7 +164,7 @@ class Books:
             record = _record(candidate, grant, CANCELLED, AttemptBilled.NOT_SENT, seconds)
             self._write(record, Release(CANCELLED), None)
             return
-        measured = money.so_far(candidate, self._input, delivered)
+        measured = money.so_far(candidate, self._work, delivered)
         record = _record(candidate, grant, CANCELLED, AttemptBilled.MAYBE, seconds)
         self._write(record, measured.capture(delivered=delivered.content), measured)
 

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from services.router.domain.attempts import Receipt
 from services.router.domain.catalogue import Catalogue
-from services.router.domain.plan import Funding
-from services.router.domain.text import StreamEvent
-from services.router.usecases.attempt import Caller
+from services.router.domain.keys import ResealedKey
+from services.router.domain.media import AnswerEvent
+from services.router.domain.next_step import Failure
+from services.router.domain.plan import Candidate, Funding
+from services.router.domain.work import Call
+from services.router.usecases.allotments import Allotments
+from services.router.usecases.attempt import Delivered, Served, Sink
 from services.router.usecases.experience import Experience
 from services.router.usecases.ports import Keys, Ledger
 from services.router.usecases.settlement import BackgroundWork, Settler
@@ -40,9 +45,38 @@ class Ended:
     """
 
     receipt: Receipt
+    resealed: tuple[ResealedKey, ...] = ()
+    """Client-held keys that were sealed anew, for their browser."""
 
 
-Event = Started | StreamEvent | Ended
+Event = Started | AnswerEvent | Ended
+
+
+class Calls(Protocol):
+    """
+    Makes attempts at providers.
+    """
+
+    def unsupported(self, provider: str, call: Call) -> list[str]:
+        """Name the fields of a call that a provider does not take."""
+        ...
+
+    def host(self, provider: str) -> str:
+        """Give the host a provider is called at; empty where each key brings its own."""
+        ...
+
+    async def call(
+        self,
+        candidate: Candidate,
+        secret: Secret,
+        *,
+        may_send: Callable[[], bool],
+        deadline: float,
+        delivered: Delivered,
+        sink: Sink,
+    ) -> Served | Failure:
+        """Make one call."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +87,11 @@ class Engine:
 
     keys: Keys
     ledger: Ledger
-    caller: Caller
+    caller: Calls
     settler: Settler
     work: BackgroundWork
     experience: Experience
+    allotments: Allotments
     catalogue: Catalogue
     clock: Clock
     chance: Callable[[], float]

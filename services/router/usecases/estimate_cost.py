@@ -64,8 +64,12 @@ class EstimateCost:
             )
         tariff, on_credits = await self._credit_side(account) if account else (None, frozenset())
         names = dict.fromkeys(models) or self._catalogue.models
-        offers = [offer for name in names for offer in self._catalogue.offers(name)]
-        rows = estimate(workload, offers, tariff=tariff, on_credits=on_credits)
+        rows = estimate(
+            workload,
+            [self._catalogue.models[name] for name in names],
+            tariff=tariff,
+            on_credits=on_credits,
+        )
         largest = max(
             (max(row.cost_nano_usd, row.cost_nano_credits or 0) for row in rows), default=0
         )

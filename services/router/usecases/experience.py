@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 What this process learns from its calls: breakers, speeds, retry tokens, and who is whose trial.
+Breakers that it opens are told to the other replicas, and theirs to it.
 
 In memory and bounded: what was not used for longest is forgotten first, which reads as healthy,
 unmeasured, or with all tokens.
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 BREAKERS_MAX = 10_000
 SPEEDS_MAX = 10_000
 ACCOUNTS_MAX = 100_000
+OUTAGE_SECONDS_MIN = 1.0
+"""An outage told to last no longer than was known, give or take this, is the one already known."""
 SILENCE_SECONDS_MIN = 10.0
 """A timeout sooner than this is the caller's haste, no sign of an outage."""
 OUTPUT_TOKENS_MIN = 8
@@ -56,6 +59,18 @@ class Timing:
     output_tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """
+    A provider's model on a host that is passed over.
+    """
+
+    name: tuple[str, str, str]
+    """Provider, host, model."""
+    until: float
+    """Monotonic seconds."""
+
+
 class Experience:
     """
     One process's experience.
@@ -75,6 +90,9 @@ class Experience:
         self._rate: _Bounded[tuple[str, str], Average] = _Bounded(SPEEDS_MAX)
         self._tokens: _Bounded[str, RetryTokens] = _Bounded(ACCOUNTS_MAX)
         self._trials: dict[str, object] = {}
+        self._found: dict[tuple[str, str, str], Outage] = {}
+        self._known: _Bounded[tuple[str, str, str], float] = _Bounded(BREAKERS_MAX)
+        """Until when outages last that were found or told."""
 
     # ---- reading
 
@@ -141,6 +159,32 @@ class Experience:
         for name in [name for name, held in self._trials.items() if held is holder]:
             del self._trials[name]
 
+    # ---- other replicas
+
+    def outages_found(self, most: int) -> list[Outage]:
+        """
+        Give what other replicas have not been told of yet, once.
+        """
+        names = list(self._found)[:most]
+        return [self._found.pop(name) for name in names]
+
+    def outages_untold(self, outages: Iterable[Outage]) -> None:
+        """
+        Take back what could not be told.
+        """
+        for outage in outages:
+            self._found.setdefault(outage.name, outage)
+
+    def outage_told(self, name: tuple[str, str, str], until: float, now: float) -> None:
+        """
+        Take in an outage that another replica found.
+        """
+        if not self._failures_to_open or until <= (self._known.get(name) or 0) + OUTAGE_SECONDS_MIN:
+            return
+        self._known.put(name, until)
+        before = self._breakers.get(name) or Breaker(counted_at=now)
+        self._turn(name, before, breaker.told(before, until=until, now=now), now)
+
     # ---- learning
 
     def retried(self, account: str, now: float) -> None:
@@ -182,6 +226,14 @@ class Experience:
             return
         before = self._breakers.get(name) or Breaker(counted_at=now)
         after = breaker.decide(now, before, event, failures_to_open=self._failures_to_open)
+        if after.opened and after.until != before.until:
+            self._known.put(name, after.until)
+            self._found[name] = Outage(name, after.until)
+        self._turn(name, before, after, now)
+
+    def _turn(
+        self, name: tuple[str, str, str], before: Breaker, after: Breaker, now: float
+    ) -> None:
         self._breakers.put(name, after)
         if (turned := breaker.phase(after, now)) is not breaker.phase(before, now):
             provider, host, model = name

@@ -5,18 +5,18 @@ Tells what a request would do, without spending: its plan, and the ledger's answ
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.router.domain import next_step
 from services.router.domain.next_step import Try
-from services.router.domain.plan import Plan, check_preferences, plan
-from services.router.domain.request import Source, TextRequest
+from services.router.domain.plan import Plan
+from services.router.domain.request import Request, Source
 from services.router.errors import LedgerRefusalError
 from services.router.usecases.engine import Engine
-from services.router.usecases.ports import PLATFORM, Ask, Claim, Grant
-from services.router.usecases.request_identity import FINGERPRINT_VERSION, request_fingerprint
+from services.router.usecases.planner import Planner
+from services.router.usecases.ports import Ask, Grant
 from services.router.usecases.terms import credit_terms, own_terms
+from services.router.usecases.walk import new_claim
 
 AUTHORIZE_SECONDS_MAX = 5.0
 
@@ -44,26 +44,13 @@ class Explain:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def __call__(self, request: TextRequest, *, deadline: float) -> Explanation:
+    async def __call__(self, request: Request, *, deadline: float) -> Explanation:
         """
         Explain a request; changes nothing.
         """
         engine = self._engine
-        check_preferences(request.preferences, engine.catalogue)
-        own, shared = await asyncio.gather(
-            engine.keys.held(request.account), engine.keys.held(PLATFORM)
-        )
+        laid_out = await Planner(engine, request).preview()
         now = engine.clock.monotonic()
-        laid_out = plan(
-            request,
-            keys=own.keys,
-            shared=shared.keys,
-            catalogue=engine.catalogue,
-            unsupported=engine.caller.unsupported,
-            conditions=engine.experience.at(now, chance=0.0),
-            now=now,
-            spread=0,
-        )
         own_only = request.source is Source.OWN_KEY
         progress = next_step.begin(laid_out, deadline=deadline, own_only=own_only)
         step = next_step.decide(progress, now=now)
@@ -75,18 +62,10 @@ class Explain:
                 refusal = error
         return Explanation(plan=laid_out, grant=grant, refusal=refusal, now=now)
 
-    async def _dry_run(self, request: TextRequest, laid_out: Plan, step: Try) -> Grant | None:
+    async def _dry_run(self, request: Request, laid_out: Plan, step: Try) -> Grant | None:
         engine = self._engine
         ask = Ask(
-            claim=Claim(
-                account=request.account,
-                request_id=request.request_id,
-                claimant=engine.new_claimant(),
-                fingerprint=request_fingerprint(engine.fingerprint_key, request),
-                fingerprint_version=FINGERPRINT_VERSION,
-                source=request.source,
-                always_use=laid_out.always_use,
-            ),
+            claim=replace(new_claim(engine, request), always_use=laid_out.always_use),
             sequence=1,
             own_key_state=step.own_key_state,
             own=own_terms(step.own),

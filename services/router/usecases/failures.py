@@ -6,22 +6,25 @@ says what to do.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from services.router import errors
 from services.router.domain.keys import HealthState
 from services.router.domain.outcomes import Outcome
-from services.router.domain.plan import Funding
+from services.router.domain.plan import ExclusionReason, Funding
 from services.shared.errors import DeadlineTooShortError, ServiceError
 
 if TYPE_CHECKING:
     from services.router.domain.attempts import AttemptRecord
-    from services.router.domain.catalogue import Catalogue
+    from services.router.domain.catalogue import Catalogue, Offer
     from services.router.domain.next_step import End, Failure
     from services.router.domain.plan import Candidate, Plan
-    from services.router.domain.request import TextRequest
+    from services.router.domain.request import Request
 
 CAPACITY_RETRY_SECONDS = 5.0
+KEYVAULT_RETRY_SECONDS = 1.0
+RETRY_SECONDS_MIN = 0.05
 _RETRY_SECONDS: dict[type[errors.GenerationError], float] = {
     errors.RateLimitedError: 1.0,
     errors.ProviderDownError: 2.0,
@@ -82,66 +85,113 @@ def failure_error(
     """
     Give the error a caller gets when nothing more is tried.
     """
-    if end.failure is None:
-        return refusal or _untried(end, now)
     candidate = end.candidate
+    if end.failure is None:
+        if candidate is not None and candidate.health.state is HealthState.NOT_BROUGHT:
+            return _not_brought(candidate)
+        return refusal or _untried(end, now)
     assert candidate is not None, "a failure is some candidate's"
-    if end.failure.content_sent:
+    if end.failure.content_sent and not end.failure.deadline_passed:
         return _broken(candidate, end.failure, attempts)
     if end.funding is Funding.CREDITS and end.failure.outcome in _KEY_TROUBLE:
-        return _capacity(attempts, end.failure.retry_after_seconds)
+        return _capacity(attempts, _wait(end, now) or end.failure.retry_after_seconds)
     if end.failure.outcome is Outcome.TIMEOUT:
-        return _timeout(candidate, attempts, catalogue)
-    return _by_outcome(candidate, end.failure, attempts, refusal)
+        return timeout_error(candidate, attempts, catalogue)
+    return _by_outcome(candidate, end, attempts, refusal, now)
 
 
-def no_candidate(request: TextRequest, plan: Plan, *, known_model: bool) -> ServiceError:
+def shared_keys_unavailable(attempts: tuple[AttemptRecord, ...]) -> errors.GenerationError:
+    """
+    Give the error of a request that credits would have to pay, whose keys keyvault cannot open.
+    """
+    return errors.SharedKeysUnavailableError(
+        "credits would have to pay for this request, and keyvault cannot open the service's own "
+        "keys now; try again shortly, or use an own key",
+        attempts=attempts,
+        metadata={"peer": "keyvault"},
+        retry_after_seconds=KEYVAULT_RETRY_SECONDS,
+    )
+
+
+def no_candidate(request: Request, plan: Plan, catalogue: Catalogue) -> ServiceError:
     """
     Give the error of a plan without any candidate.
     """
     reasons = ", ".join(f"{e.provider}: {e.detail}" for e in plan.exclusions)
-    if request.model and not known_model:
+    if request.model and request.model not in catalogue.models:
         message = (
             f"nobody here serves '{request.model}'; ListModels lists the models, and an own key "
             f"may name any model of its provider"
         )
         return errors.ModelNotFoundError(message, metadata={"model": request.model})
     excluded = ",".join(sorted({f"{e.provider}:{e.reason}" for e in plan.exclusions}))
-    cheapest = _cheapest(plan)
     message = f"no provider is left for this request ({reasons}); relax what leaves them out"
-    return errors.NoCandidateError(
-        message + cheapest, metadata={"model": request.model, "excluded": excluded}
-    )
+    metadata = {"model": request.model, "excluded": excluded}
+    cheapest = _cheapest(plan)
+    if cheapest is not None and cheapest.price is not None:
+        rates = cheapest.price.base
+        message += (
+            f"; the cheapest that route.max_price excludes is {cheapest.model} at "
+            f"{cheapest.provider}, at {rates.input} nano-USD per million input tokens and "
+            f"{rates.output} per million output tokens"
+        )
+        metadata |= {"cheapest_model": cheapest.model, "cheapest_provider": cheapest.provider}
+    return errors.NoCandidateError(message, metadata=metadata)
 
 
-def _cheapest(plan: Plan) -> str:
-    dear = [e for e in plan.exclusions if e.reason == "price"]
-    return f"; the limit must allow at least: {dear[0].detail}" if dear else ""
+def _cheapest(plan: Plan) -> Offer | None:
+    """
+    Name the cheapest offer that the price limit alone leaves out.
+    """
+    dear = (e.offer for e in plan.exclusions if e.reason is ExclusionReason.PRICE)
+    priced = [offer for offer in dear if offer is not None and offer.price is not None]
+    return min(priced, key=_rates, default=None)
+
+
+def _rates(offer: Offer) -> int:
+    return offer.price.base.input + offer.price.base.output if offer.price else 0
 
 
 def _untried(end: End, now: float) -> ServiceError:
     candidate = end.candidate
     if end.funding is Funding.CREDITS or candidate is None:
-        return _capacity((), None)
+        return _capacity((), _wait(end, now))
     mark = candidate.health
     outcome = _BY_HEALTH.get(mark.state)
     if outcome is None:
         message = "too little of the deadline is left to try; allow more time"
         return DeadlineTooShortError(message)
-    wait = max(0.0, mark.until - now) if outcome is Outcome.RATE_LIMITED else None
+    wait = _wait(end, now) if outcome is Outcome.RATE_LIMITED else None
     return _key_error(_CLASSES[outcome], candidate, _UNTRIED[outcome], (), wait)
+
+
+def _wait(end: End, now: float) -> float | None:
+    return None if end.ready_at is None else max(RETRY_SECONDS_MIN, end.ready_at - now)
+
+
+def _not_brought(candidate: Candidate) -> errors.GenerationError:
+    return errors.SealedKeyRefusedError(
+        f"{_label(candidate)} is held by the customer's browser, and this request does not bring "
+        "it: send it in client_held_keys with a proof, or move the key to the server",
+        metadata={"key": candidate.key.name, "fault": "MISSING"},
+    )
 
 
 def _by_outcome(
     candidate: Candidate,
-    failure: Failure,
+    end: End,
     attempts: tuple[AttemptRecord, ...],
     refusal: errors.LedgerRefusalError | None,
+    now: float,
 ) -> errors.GenerationError:
+    failure = end.failure
+    assert failure is not None, "something was tried"
     cls = _CLASSES[failure.outcome]
     retry_after = None
     if cls in _RETRY_SECONDS:
         retry_after = failure.retry_after_seconds or _RETRY_SECONDS[cls]
+    if cls is errors.RateLimitedError:
+        retry_after = _wait(end, now) or retry_after
     error = _key_error(cls, candidate, failure.message, attempts, retry_after)
     if refusal is None:
         return error
@@ -164,6 +214,8 @@ def _key_error(
     metadata = {"provider": candidate.offer.provider, "model": candidate.offer.model}
     if candidate.funding is Funding.OWN_KEY:
         metadata |= {"key": candidate.key.name, "key_hint": candidate.key.hint}
+    if cls is errors.RateLimitedError and retry_after_seconds is not None:
+        what = f"{what}; trying again can help in {math.ceil(retry_after_seconds)} s"
     return cls(
         f"{_label(candidate)}: {what}",
         attempts=attempts,
@@ -184,14 +236,17 @@ def _broken(
     )
 
 
-def _timeout(
+def timeout_error(
     candidate: Candidate, attempts: tuple[AttemptRecord, ...], catalogue: Catalogue
 ) -> errors.GenerationError:
+    """
+    Give the error of an answer that did not come, or did not end, in time.
+    """
     offer = candidate.offer
     faster = catalogue.faster_than(offer.model)
     advice = f"try a faster model: {faster}" if faster else "allow more time"
     return errors.ProviderTimeoutError(
-        f"{offer.provider} did not answer on {offer.model} in time; {advice}",
+        f"{offer.provider} did not finish an answer on {offer.model} in time; {advice}",
         attempts=attempts,
         metadata={"provider": offer.provider, "model": offer.model, "faster_model": faster},
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-from services.router.domain.request import TextRequest
+from services.router.domain.request import Request
 from services.router.usecases.engine import Engine, Event
 from services.router.usecases.outbox import Outbox
 from services.router.usecases.run import Run
@@ -28,9 +28,7 @@ class GenerateText:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def __call__(
-        self, request: TextRequest, *, deadline: float
-    ) -> AsyncGenerator[Event, None]:
+    async def __call__(self, request: Request, *, deadline: float) -> AsyncGenerator[Event, None]:
         """
         Generate; yields one `Started`, deltas, then exactly one `Ended`, or raises.
 

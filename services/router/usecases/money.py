@@ -8,20 +8,19 @@ where a provider reported no usage, and marked so everywhere.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from services.router.domain.attempts import AttemptBilled, UsageBasis
 from services.router.domain.next_step import Failure
 from services.router.domain.outcomes import Billed
 from services.router.domain.prices import cost_nano_usd
-from services.router.domain.text import Usage
-from services.router.domain.token_bound import input_tokens_estimate, tokens_estimate
 from services.router.usecases.ports import Capture, Release
 
 if TYPE_CHECKING:
     from services.router.domain.plan import Candidate
-    from services.router.domain.request import TextInput
+    from services.router.domain.text import Usage
+    from services.router.domain.work import Work
     from services.router.usecases.attempt import Delivered
 
 ESTIMATE_NOTE = (
@@ -52,7 +51,7 @@ class Measured:
 
 
 def measure(
-    candidate: Candidate, text_input: TextInput, delivered: Delivered, usage: Usage | None
+    candidate: Candidate, work: Work, delivered: Delivered, usage: Usage | None
 ) -> Measured:
     """
     Measure an attempt by the provider's usage, or by the estimate.
@@ -60,36 +59,26 @@ def measure(
     basis = UsageBasis.EXACT
     if usage is None:
         basis = UsageBasis.ESTIMATED
-        usage = Usage(
-            input_tokens=input_tokens_estimate(text_input),
-            output_tokens=tokens_estimate(delivered.content_bytes),
-        )
+        usage = work.usage_estimate(delivered.content_bytes, candidate.call)
     price = candidate.offer.price
     return Measured(usage, basis, None if price is None else cost_nano_usd(price, usage))
 
 
-def so_far(candidate: Candidate, text_input: TextInput, delivered: Delivered) -> Measured:
+def so_far(candidate: Candidate, work: Work, delivered: Delivered) -> Measured:
     """
-    Measure an attempt that is under way, or was cut: never less than what has passed.
+    Measure an attempt that is under way, or was cut: what its provider counted so far, and by the
+    estimate what passed since. Some count with every piece, some the input first, the output last.
     """
-    reported = delivered.usage
-    estimate = tokens_estimate(delivered.content_bytes)
-    if reported is None or reported.output_tokens < estimate:
-        # Some providers report the input first and the output last.
-        known = reported.input_tokens if reported else input_tokens_estimate(text_input)
-        usage = Usage(
-            input_tokens=known,
-            output_tokens=estimate,
-            cached_input_tokens=reported.cached_input_tokens if reported else 0,
-            cache_write_tokens=reported.cache_write_tokens if reported else 0,
-        )
-        measured = measure(candidate, text_input, delivered, usage)
-        return Measured(measured.usage, UsageBasis.ESTIMATED, measured.cost_nano_usd)
-    return measure(candidate, text_input, delivered, reported)
+    reported, uncounted = delivered.usage, delivered.content_bytes - delivered.reported_bytes
+    if reported is None or not uncounted:
+        return measure(candidate, work, delivered, reported)
+    rest = work.usage_estimate(uncounted, candidate.call).output_tokens
+    usage = replace(reported, output_tokens=reported.output_tokens + rest)
+    return replace(measure(candidate, work, delivered, usage), basis=UsageBasis.ESTIMATED)
 
 
 def after_failure(
-    candidate: Candidate, text_input: TextInput, delivered: Delivered, failure: Failure
+    candidate: Candidate, work: Work, delivered: Delivered, failure: Failure
 ) -> tuple[Capture | Release, AttemptBilled, Measured | None]:
     """
     Give the terms that settle a failed attempt.
@@ -99,14 +88,14 @@ def after_failure(
     pay nothing for it. A caller whose deadline passed pays for what it got, as one that left does.
     """
     if failure.deadline_passed:
-        measured = so_far(candidate, text_input, delivered)
+        measured = so_far(candidate, work, delivered)
         return measured.capture(delivered=delivered.content), AttemptBilled.MAYBE, measured
     if failure.billed is Billed.NOT_SENT:
         return Release(failure.outcome), AttemptBilled.NOT_SENT, None
     if failure.billed is Billed.REFUSED:
         return Release(failure.outcome), AttemptBilled.REFUSED, None
     if failure.usage is not None:
-        measured = measure(candidate, text_input, delivered, failure.usage)
+        measured = measure(candidate, work, delivered, failure.usage)
     else:
-        measured = so_far(candidate, text_input, delivered)
+        measured = so_far(candidate, work, delivered)
     return measured.capture(delivered=False), AttemptBilled.MAYBE, measured

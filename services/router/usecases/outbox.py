@@ -12,6 +12,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
+from services.router.domain.media import MediaChunk
 from services.router.domain.text import ReasoningDelta, TextDelta, ToolCallDelta
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Outbox(Generic[E]):
         Hand an event over; waits while the reader is behind.
         """
         await self._writable.wait()
-        if self._left:
+        if self._left or self._closed:
             return
         merged = _merge(self._events[-1], event) if self._events else None
         if merged is None:
@@ -57,10 +58,13 @@ class Outbox(Generic[E]):
 
     def close(self, error: BaseException | None = None) -> None:
         """
-        End the events; the reader gets the error after the last one.
+        End the events; the reader gets the error after the last one. The first end stands.
         """
+        if self._closed:
+            return
         self._closed, self._error = True, error
         self._readable.set()
+        self._writable.set()
 
     def leave(self) -> None:
         """
@@ -111,5 +115,7 @@ def _size(event: object) -> int:
             return len(event.text) + len(event.signature)
         case ToolCallDelta():
             return len(event.arguments) + len(event.signature)
+        case MediaChunk():
+            return len(event.data)
         case _:
             return 0

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+from services.router.domain.operation import Operation
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from services.router.domain.attempts import UsageBasis
     from services.router.domain.estimate import CreditTariff
-    from services.router.domain.keys import AccountKeys, OwnKey
+    from services.router.domain.keys import AccountKeys, BroughtKey, OwnKey, ResealedKey
     from services.router.domain.outcomes import Outcome
     from services.router.domain.plan import Funding, OwnKeyState
     from services.router.domain.request import Source
@@ -23,8 +25,12 @@ if TYPE_CHECKING:
     from services.router.providers.base import HTTPRequest
     from services.shared.secret import Secret
 
+PART_MAX = 1_000_000
+"""A part in parts per million that is the whole."""
 PLATFORM = "accounts/platform"
 """Owner of the product's shared keys."""
+BODY_BYTES_MAX = 32 * 1024 * 1024
+"""Of a provider's answer, unless said otherwise."""
 
 
 class HeldKeys(Protocol):
@@ -44,6 +50,25 @@ class HeldKeys(Protocol):
     def usable(self) -> bool:
         """Tell whether the lease still stands; asked again right before bytes are sent."""
         ...
+
+    def may_use(self, key: OwnKey) -> bool:
+        """Tell whether the lease stands and, for a version in its overlap, that lasts."""
+        ...
+
+    def usable_until(self) -> float:
+        """Give when the lease ends as it stands, unless renewed, in monotonic seconds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenedKey:
+    """
+    A client-held key, opened for one run; kept no longer than that.
+    """
+
+    secret: Secret
+    resealed: ResealedKey | None
+    """Set where it was sealed anew."""
 
 
 class Keys(Protocol):
@@ -65,6 +90,18 @@ class Keys(Protocol):
         Give an account's keys as keyvault knows them now.
 
         Raises:
+            PeerUnavailableError: Keyvault is away.
+        """
+        ...
+
+    async def opened(self, key: OwnKey, brought: BroughtKey, *, request_id: str) -> OpenedKey:
+        """
+        Open a client-held key that a request brings.
+
+        Raises:
+            SealedKeyRefusedError: It is not the key's, damaged or out of date.
+            ProofRefusedError: Its proof is not fresh or not for this request.
+            StaleKeyError: The key was changed meanwhile.
             PeerUnavailableError: Keyvault is away.
         """
         ...
@@ -107,6 +144,7 @@ class Claim:
     fingerprint_version: int
     source: Source
     always_use: bool
+    operation: Operation = Operation.TEXT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,6 +245,8 @@ class Grant:
     lease_seconds: float
     settled: Settled | None = None
     """The previous attempt, where the ask carried its settlement."""
+    shared_part_per_million: int = PART_MAX
+    """How much of a shared key's minute the account's plan lets it use."""
 
 
 class RecordedState(StrEnum):
@@ -348,6 +388,7 @@ class Transport(Protocol):
         may_send: Callable[[], bool],
         head_seconds: float,
         idle_seconds: float,
+        body_bytes_max: int = BODY_BYTES_MAX,
     ) -> AbstractAsyncContextManager[HTTPAnswer]:
         """
         Send a request and give its answer.
@@ -357,6 +398,7 @@ class Transport(Protocol):
             may_send: Asked once a connection is in hand, right before the first byte.
             head_seconds: Time for the answer's head.
             idle_seconds: Time for each further piece of the body.
+            body_bytes_max: The most that a body may hold.
 
         Raises:
             StaleKeyError: `may_send` said no.

@@ -234,7 +234,7 @@ class ProbeKey:
         return ProbeReport(
             finding=_FINDINGS.get(result.outcome, Finding.UNREACHABLE),
             credit_checked=result.credit_checked,
-            cost_nano_usd=cost,
+            cost_nano_usd=cost + result.cost_nano_usd,
             detail=result.detail,
             retry_after_seconds=result.retry_after_seconds,
             missing_permission=result.missing_permission,

@@ -8,6 +8,7 @@ two releases side by side never call the same body two names.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,13 +16,14 @@ import msgspec
 from services.shared.fingerprint import fingerprint
 
 if TYPE_CHECKING:
-    from services.router.domain.request import TextRequest
+    from services.router.domain.request import Request
+    from services.router.domain.work import Work
     from services.shared.secret import Secret
 
 FINGERPRINT_VERSION = 1
 
 
-def request_fingerprint(key: Secret, request: TextRequest) -> bytes:
+def request_fingerprint(key: Secret, request: Request) -> bytes:
     """
     Give the 32-byte fingerprint of a request; unary and streamed are the same request.
     """
@@ -39,9 +41,24 @@ def request_fingerprint(key: Secret, request: TextRequest) -> bytes:
         ("max_output_rate", _encode(preferences.max_output_rate)),
         ("require_parameters", _encode(preferences.require_parameters)),
         ("sort", preferences.sort.encode()),
-        ("input", _encode(request.input)),
+        ("input", _encode_set(request.input)),
     ]
     return fingerprint(key, version=FINGERPRINT_VERSION, fields=fields)
+
+
+def _encode_set(work: Work) -> bytes:
+    """
+    Encode what was set: a field that a later release adds is no part of bodies without it.
+    """
+    fields = dataclasses.fields(work)  # type: ignore[arg-type]  # work is always a dataclass
+    given = {field.name: getattr(work, field.name) for field in fields}
+    return _encode(
+        {
+            field.name: given[field.name]
+            for field in fields
+            if field.default is dataclasses.MISSING or given[field.name] != field.default
+        }
+    )
 
 
 def _encode(value: object) -> bytes:

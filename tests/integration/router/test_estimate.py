@@ -75,6 +75,32 @@ async def test_credits_by_cost_carry_the_plans_markup(router: RouterUnderTest) -
 
 
 @pytest.mark.requirement("R6")
+async def test_a_models_own_price_wins_over_the_operations_and_the_markup(
+    router: RouterUnderTest,
+) -> None:
+    text = plan_pb2.OperationPrice(
+        operation=authorization_pb2.OPERATION_TEXT, price_nano_credits=500_000_000
+    )
+    own_price = {MINI: 70_000_000}
+    for operation_prices in ([text], []):
+        router.ledger.plans["demo"] = plan_pb2.Plan(
+            name="plans/table",
+            credit_value_nano_usd=10_000_000,
+            markup_parts_per_million=1_200_000,
+            operation_prices=operation_prices,
+            model_price_nano_credits=own_price,
+        )
+        rows = await _estimate(router, models=[MINI], account="accounts/demo")
+        found = {
+            row.model: (row.cost_nano_usd, row.cost_nano_credits)
+            for row in rows
+            if row.funding == CREDITS
+        }
+        assert found.pop(MINI) == (70_000_000, 7_000_000_000)
+        assert found == ({"": (500_000_000, 50_000_000_000)} if operation_prices else {})
+
+
+@pytest.mark.requirement("R6")
 async def test_without_account_and_models_it_is_every_priced_offer_on_an_own_key(
     router: RouterUnderTest,
 ) -> None:
@@ -110,3 +136,19 @@ async def test_bad_input_is_named(
     failure = await _refused(router, **fields)
     assert failure.reason == reason
     assert failure.metadata.get("field") == field
+
+
+@pytest.mark.requirement("R6", "R3")
+async def test_videos_are_compared_by_their_length_and_resolution(router: RouterUnderTest) -> None:
+    workload = explain_pb2.Workload(generation_count=2, video_seconds=8, video_resolution="4k")
+    rows = await _estimate(router, workload=workload)
+    assert {(row.model, row.provider): row.cost_nano_usd for row in rows} == {
+        ("google/veo-3.1-fast", "gemini"): 5_600_000_000,
+        ("google/veo-3.1-fast", "google-vertex"): 5_600_000_000,
+        ("google/veo-3.1", "gemini"): 9_600_000_000,
+        ("google/veo-3.1", "google-vertex"): 9_600_000_000,
+    }
+    assert rows[0].price.nano_usd_per_media_second == 350_000_000
+    # No model makes seven seconds.
+    workload = explain_pb2.Workload(generation_count=1, video_seconds=7)
+    assert await _estimate(router, workload=workload) == []

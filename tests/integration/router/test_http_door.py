@@ -175,6 +175,46 @@ class TestAnthropic:
             message = await stream.get_final_message()
         assert message.content
 
+    @pytest.mark.requirement("O9", "R1")
+    async def test_thinking_comes_back_as_blocks(self, claude: anthropic.AsyncAnthropic) -> None:
+        """Whole and streamed, with the signature that lets it be handed back."""
+        asked: Any = {
+            "model": HAIKU,
+            "max_tokens": 3_000,
+            "messages": HELLO,
+            "thinking": {"type": "enabled", "budget_tokens": 2_000},
+        }
+        whole = await claude.messages.create(**asked)
+        async with claude.messages.stream(**asked) as stream:
+            streamed = await stream.get_final_message()
+        for message in (whole, streamed):
+            assert [block.type for block in message.content] == ["thinking", "text"]
+            assert message.content[0].type == "thinking"
+            assert message.content[0].signature
+        again: Any = [*HELLO, {"role": "assistant", "content": whole.content}, *HELLO]
+        assert (await claude.messages.create(**{**asked, "messages": again})).content
+
+    @pytest.mark.requirement("O9", "R1")
+    async def test_a_forced_tool_is_called(self, claude: anthropic.AsyncAnthropic) -> None:
+        tools: Any = [{"name": "weather", "input_schema": WEATHER}]
+        message = await claude.messages.create(
+            model=HAIKU,
+            max_tokens=50,
+            messages=HELLO,
+            tools=tools,
+            tool_choice={"type": "tool", "name": "weather"},
+            extra_body={"top_k": 5},
+        )
+        assert message.stop_reason == "tool_use"
+        with pytest.raises(anthropic.BadRequestError, match=r"input\.tool_choice\.name"):
+            await claude.messages.create(
+                model=HAIKU,
+                max_tokens=50,
+                messages=HELLO,
+                tools=tools,
+                tool_choice={"type": "tool", "name": "clock"},
+            )
+
     @pytest.mark.requirement("O9", "R5", "R11")
     async def test_models_and_errors_have_its_shape(
         self, router: RouterUnderTest, claude: anthropic.AsyncAnthropic
@@ -183,11 +223,11 @@ class TestAnthropic:
         assert "anthropic/claude-haiku-4-5" in names
         with pytest.raises(anthropic.BadRequestError) as caught:
             await claude.messages.create(
-                model=HAIKU, max_tokens=50, messages=HELLO, extra_body={"top_k": 3}
+                model=HAIKU, max_tokens=50, messages=HELLO, extra_body={"container": "c1"}
             )
         body: Any = caught.value.body
         assert body["type"] == "error"
-        assert "top_k" in body["error"]["message"]
+        assert "container" in body["error"]["message"]
         assert not router.ledger.asked
 
 

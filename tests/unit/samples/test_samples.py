@@ -144,15 +144,46 @@ class TestVerdicts:
     def test_what_is_not_spoken_is_counted_apart(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        replicate = {"file": "replicate/x.yaml"}
-        images = {"uri": "https://api.openai.com/v1/images/generations"}
-        code, out = run(tmp_path, capsys, replicate, replicate, images)
+        elsewhere = {"file": "elsewhere/x.yaml"}
+        embeddings = {"uri": "https://api.openai.com/v1/embeddings"}
+        code, out = run(tmp_path, capsys, elsewhere, elsewhere, embeddings)
         assert code == 0
         assert out.splitlines() == [
-            "not yet spoken: openai images/generations (1 recordings)",
-            "not yet spoken: replicate (2 recordings)",
+            "not yet spoken: elsewhere (2 recordings)",
+            "not yet spoken: openai v1/embeddings (1 recordings)",
             "samples: 0 passed, 0 failed",
         ]
+
+    def test_images_are_counted_and_their_addresses_read(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        url = "https://images.example.com/a.png"
+        write(tmp_path, "openai/image.body.json", {"data": [{"url": url}]})
+        images = {
+            "file": "openai/image.body.json",
+            "uri": "https://api.openai.com/v1/images/generations",
+            "images": 1,
+            "usage": None,
+            "url_host": "images.example.com",
+        }
+        assert run(tmp_path, capsys, images)[0] == 0
+        code, out = run(tmp_path, capsys, {**images, "images": 2, "url_host": "other.example.com"})
+        assert code == 1
+        assert "images: expected 2, got 1" in out
+        assert "url host: expected other.example.com" in out
+
+    def test_a_media_refusal_is_classified(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write(tmp_path, "stability/x.body.json", {"name": "payment_required", "errors": ["x"]})
+        refused = {
+            "file": "stability/x.body.json",
+            "uri": "https://api.stability.ai/v2beta/stable-image/generate/core",
+            "status": 402,
+            "error_class": "insufficient_credit",
+        }
+        assert run(tmp_path, capsys, refused)[0] == 0
+        assert run(tmp_path, capsys, {**refused, "error_class": "rate_limited"})[0] == 1
 
     def test_a_free_call_s_list_is_read(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

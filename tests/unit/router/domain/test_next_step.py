@@ -136,6 +136,18 @@ class TestOwnKeyFailures:
         assert step.delay_seconds == 20.0
         assert step.shared is None
 
+    @pytest.mark.requirement("R10", "R11")
+    def test_a_wait_in_place_has_a_bound_and_its_end_says_when_to_try(self) -> None:
+        """However long the deadline; of several cooling keys the soonest counts."""
+        limited = failure(Outcome.RATE_LIMITED, retry_after_seconds=300.0)
+        progress = begin(KEY, own_key("google-vertex"), deadline=3600.0, own_only=True)
+        progress, _ = step_after(progress, limited)
+        sooner = failure(Outcome.RATE_LIMITED, retry_after_seconds=61.0)
+        _, step = step_after(progress, sooner)
+        assert isinstance(step, End)
+        assert step.ready_at == 61.0
+        assert step.failure == limited
+
     @pytest.mark.requirement("R10")
     def test_a_hint_beyond_the_deadline_is_not_waited_for(self) -> None:
         limited = failure(Outcome.RATE_LIMITED, retry_after_seconds=80.0)
@@ -255,10 +267,14 @@ def test_every_request_ends_within_its_budgets(
     *,
     own_only: bool,
 ) -> None:
-    """Whatever happens: bounded attempts, within the deadline, never credits once refused."""
+    """
+    Whatever happens: bounded attempts, repeats, waits and calls that may be billed, each by its own
+    budget; within the deadline; never credits once refused, nor a key once it had no credit.
+    """
     keys = [own_key(name) for name in ("anthropic", "google-vertex", "amazon-bedrock")]
     progress = begin(*keys[:own_count], own_only=own_only)
     now, tried, refused = 0.0, 0, False
+    billed, poor = dict.fromkeys((OWN, CREDITS), 0), set[str]()
     for outcome, refuse in zip(failures, refusals, strict=True):
         step = next_step.decide(progress, now=now)
         if isinstance(step, End):
@@ -279,8 +295,17 @@ def test_every_request_ends_within_its_budgets(
             continue
         assert ready or not refused
         tried += 1
+        assert candidate.key.name not in poor
+        assert step.delay_seconds <= next_step.WAIT_SECONDS_MAX
+        if outcome.billed is Billed.MAYBE_BILLED:
+            billed[candidate.funding] += 1
+        if outcome.outcome is Outcome.INSUFFICIENT_CREDIT:
+            poor.add(candidate.key.name)
         progress = next_step.granted(progress, step, OWN if ready else CREDITS)
         progress = next_step.failed(progress, candidate, outcome, now=now, chance=chance)
     else:
         pytest.fail("the request went on and on")
     assert tried <= next_step.ATTEMPTS_MAX
+    assert progress.waits <= next_step.WAITS_MAX
+    assert progress.transient_retries <= next_step.TRANSIENT_RETRIES_MAX
+    assert max(billed.values()) <= next_step.MAYBE_BILLED_MAX

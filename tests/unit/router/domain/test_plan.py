@@ -18,8 +18,8 @@ from services.router.domain.plan import (
     Funding,
     OwnKeyState,
     Plan,
-    check_preferences,
 )
+from services.router.domain.preferences import check_preferences
 from services.router.domain.request import Preferences, Sort, Source
 from services.router.domain.text import TextCall
 from services.shared.errors import InvalidArgumentError

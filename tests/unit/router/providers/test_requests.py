@@ -29,7 +29,14 @@ from services.router.providers.openai import OPENAI
 from services.router.providers.openrouter import OPENROUTER
 from services.router.providers.registry import DIALECTS
 from services.shared.secret import Secret
-from tests.support.provider_streams import CANARY, NOW, credential, credential_of, text_call
+from tests.support.provider_streams import (
+    CANARY,
+    NOW,
+    TEXT_PROVIDERS,
+    credential,
+    credential_of,
+    text_call,
+)
 
 SCHEMA = '{"type":"object","properties":{"a":{"type":"integer"}}}'
 TOOL = Tool("lookup", "Looks up", SCHEMA)
@@ -58,8 +65,9 @@ def body_of(dialect: Any, **fields: Any) -> Any:
 
 @pytest.mark.requirement("K8")
 class TestSecrets:
-    @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda item: item.provider)
-    def test_the_key_is_in_a_header_and_nowhere_else(self, dialect: Any) -> None:
+    @pytest.mark.parametrize("provider", TEXT_PROVIDERS)
+    def test_the_key_is_in_a_header_and_nowhere_else(self, provider: str) -> None:
+        dialect = DIALECTS[provider]
         secret = credential_of(dialect.provider)
         model = {"azure": "openai/gpt-4o-mini"}.get(dialect.provider, "gpt-4o-mini")
         built = dialect.build_request(text_call(model=model), secret, base_url="https://{host}")
@@ -72,8 +80,9 @@ class TestSecrets:
         with pytest.raises(TypeError):
             pickle.dumps(request)
 
-    @pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda item: item.provider)
-    def test_a_prompt_is_not_shown(self, dialect: Any) -> None:
+    @pytest.mark.parametrize("provider", TEXT_PROVIDERS)
+    def test_a_prompt_is_not_shown(self, provider: str) -> None:
+        dialect = DIALECTS[provider]
         model = {"azure": "openai/gpt-4o-mini"}.get(dialect.provider, "gpt-4o-mini")
         request = dialect.build_request(
             text_call(model=model), credential_of(dialect.provider), base_url="https://{host}"

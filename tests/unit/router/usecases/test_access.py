@@ -22,6 +22,8 @@ from services.router.usecases.access import (
     AccessTokens,
 )
 from services.router.usecases.attempt import Caller, Delivered, Served
+from services.router.usecases.byte_budget import ByteBudget
+from services.router.usecases.media_answer import MediaReader
 from services.router.usecases.ports import StaleKeyError
 from tests.support.clock import ManualClock
 from tests.support.engine import FakeAnswer, FakeTransport
@@ -46,6 +48,7 @@ class Stage:
         self.clock = ManualClock()
         self.transport = FakeTransport(*answers)
         self.tokens = AccessTokens(transport=self.transport, clock=self.clock)
+        self.media = MediaReader(transport=self.transport, budget=ByteBudget(1), clock=self.clock)
         self.credential = credential(KEYS["google-vertex"])
 
     async def token(self, owner: str = OWNER, **change: Any) -> str:
@@ -171,6 +174,7 @@ async def test_after_a_401_another_token_is_fetched_once(
         base_urls={},
         transport=stage.transport,
         tokens=stage.tokens,
+        media=stage.media,
         clock=stage.clock,
     )
     keys = account_keys(own_key(VERTEX.provider))
@@ -198,6 +202,7 @@ async def test_a_credential_that_cannot_be_read_fails_before_anything_is_sent() 
         base_urls={},
         transport=stage.transport,
         tokens=stage.tokens,
+        media=stage.media,
         clock=stage.clock,
     )
     [candidate] = planned(keys=account_keys(own_key(VERTEX.provider))).own

@@ -101,3 +101,48 @@ def test_speed_is_measured_by_provider_and_model() -> None:
     speed = experience.speed(SHARED.offer, 0.0)
     assert speed.tokens_per_second == 50.0
     assert speed.first_content_seconds == 0.25
+
+
+class TestReplicas:
+    """Breakers are shared: times as durations, each replica on its own clock."""
+
+    NAME = ("anthropic", "host", "anthropic/claude")
+
+    def _closes(self, experience: Experience, now: float) -> bool:
+        candidate = next(c for c in planned().shared if c.offer.provider == "anthropic")
+        return experience.at(now, chance=0.5).gate(candidate.key, candidate.offer).closes
+
+    @pytest.mark.requirement("R10", "R11")
+    def test_an_outage_is_given_once_to_be_told(self) -> None:
+        experience = Experience(lambda _: "host")
+        fail(experience)
+        [outage] = experience.outages_found(10)
+        assert outage.until > 0
+        assert experience.outages_found(10) == []
+        experience.outages_untold([outage])
+        assert experience.outages_found(10) == [outage]
+
+    @pytest.mark.requirement("R10", "R11")
+    def test_what_another_found_closes_the_way_here_until_its_time(self) -> None:
+        experience = Experience(lambda _: "host")
+        experience.outage_told(self.NAME, 10.0, 0.0)
+        assert self._closes(experience, 9.0)
+        assert not self._closes(experience, 11.0)
+        assert experience.outages_found(10) == []
+
+    @pytest.mark.requirement("R10", "R11")
+    def test_the_same_outage_told_again_does_not_close_what_a_trial_opened(self) -> None:
+        """Told every two seconds, a little later each time by the way it took."""
+        experience = Experience(lambda _: "host")
+        experience.outage_told(self.NAME, 10.0, 0.0)
+        candidate = next(c for c in planned().shared if c.offer.provider == "anthropic")
+        experience.served("accounts/demo", candidate, Timing(seconds=1.0), 10.5)
+        experience.outage_told(self.NAME, 10.9, 10.6)
+        assert not experience.at(45.0, chance=0.9).gate(candidate.key, candidate.offer).closes
+        assert experience.at(10.7, chance=0.05).gate(candidate.key, candidate.offer).closes is False
+
+    @pytest.mark.requirement("R10", "R11")
+    def test_without_breakers_nothing_told_closes_anything(self) -> None:
+        experience = Experience(lambda _: "host", failures_to_open=0)
+        experience.outage_told(self.NAME, 10.0, 0.0)
+        assert not self._closes(experience, 1.0)

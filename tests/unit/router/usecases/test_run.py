@@ -12,98 +12,17 @@ import pytest
 
 from services.router import errors
 from services.router.domain.attempts import AttemptBilled, UsageBasis
-from services.router.domain.catalogue import (
-    Capability,
-    Catalogue,
-    CreditDefaults,
-    Model,
-    Offer,
-)
 from services.router.domain.keys import AccountKeys, HealthMark, HealthState
 from services.router.domain.outcomes import Outcome
 from services.router.domain.plan import OwnKeyState
-from services.router.domain.request import Source, TextInput, TextRequest
+from services.router.domain.request import Request, Source, TextInput
 from services.router.domain.text import Message, Role, TextDelta, TextPart
-from services.router.usecases.engine import Ended, Event, Started
+from services.router.usecases.engine import Ended, Started
 from services.router.usecases.generate import GenerateText
 from services.router.usecases.ports import Capture, Recorded, RecordedState, Release
-from tests.support.clock import ManualClock
-from tests.support.engine import FakeAnswer, FakeKeys, FakeLedger, FakeTransport, engine
-from tests.support.routing import account_keys, own_key, price, provider
-
-MODEL = "openai/gpt-4o-mini"
-DEADLINE = 60.0
-
-
-def chunk(text: str) -> bytes:
-    """Give one piece of OpenAI's stream."""
-    choice = {"index": 0, "delta": {"content": text}}
-    return b"data: " + json.dumps({"model": "m", "choices": [choice]}).encode() + b"\n\n"
-
-
-END = (
-    b'data: {"model":"m","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
-    b'data: {"model":"m","choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2}}\n\n'
-    b"data: [DONE]\n\n"
-)
-SERVED = FakeAnswer(pieces=(chunk("Hello"), END))
-UNKNOWN_KEY = FakeAnswer(status=401, pieces=(b'{"error":{"code":"invalid_api_key"}}',))
-KEY = own_key("openai", "main")
-SHARED = account_keys(own_key("openai", "one", account="platform"), account="platform")
-
-
-def openai_catalogue(*, bills_after_disconnect: bool = False) -> Catalogue:
-    """Give a catalogue of one model at OpenAI."""
-    model = Model(
-        id=MODEL,
-        display_name="m",
-        capabilities=frozenset({Capability.TEXT}),
-        context_tokens=1000,
-        default_max_output_tokens=100,
-        image_tokens_max=1000,
-        fast=True,
-        offers=(Offer("openai", MODEL, "gpt-4o-mini", price()),),
-    )
-    found = provider("openai", default_model=MODEL, bills_after_disconnect=bills_after_disconnect)
-    return Catalogue(
-        providers={"openai": found},
-        models={MODEL: model},
-        credits=CreditDefaults(default=MODEL, quality=MODEL, speed=MODEL),
-    )
-
-
-class Stage:
-    """A run's surroundings."""
-
-    def __init__(self, transport: FakeTransport, *own: Any, **catalogue: bool) -> None:
-        self.clock = ManualClock()
-        self.keys = FakeKeys(account_keys(*(own or (KEY,))), SHARED)
-        self.ledger = FakeLedger()
-        self.transport = transport
-        self.engine = engine(
-            openai_catalogue(**catalogue), self.keys, self.ledger, transport, self.clock
-        )
-
-    def run(self, source: Source = Source.AUTO) -> Any:
-        """Begin a streamed request."""
-        request = TextRequest(
-            account="accounts/demo",
-            request_id="6a4b7b0e-6c1c-4f1e-9f43-1f0c1f3c7a11",
-            model=MODEL,
-            source=source,
-            input=TextInput(messages=(Message(Role.USER, (TextPart("Hi"),)),)),
-            stream=True,
-        )
-        return GenerateText(self.engine)(request, deadline=DEADLINE)
-
-    async def events(self, source: Source = Source.AUTO) -> list[Event]:
-        """Run a request to its end."""
-        return [event async for event in self.run(source)]
-
-    @property
-    def bearers(self) -> list[str]:
-        """Give the keys that reached the provider."""
-        return [request.headers["authorization"] for request in self.transport.sent]
+from tests.support.engine import FakeAnswer, FakeTransport
+from tests.support.routing import account_keys, own_key
+from tests.support.stage import DEADLINE, DOWN, END, KEY, MODEL, SERVED, UNKNOWN_KEY, Stage, chunk
 
 
 class TestLease:
@@ -148,6 +67,54 @@ class TestVersions:
         assert own is not None
         assert own.key.version == 2
         assert stage.keys.reports == [(KEY.name, Outcome.INVALID_KEY)]
+
+    @pytest.mark.requirement("K7", "R9")
+    async def test_in_an_overlap_a_401_is_tried_once_on_the_version_before(self) -> None:
+        """Providers take a while to know a new key everywhere."""
+        before = dataclasses.replace(KEY, ends_at=60.0)
+        replaced = dataclasses.replace(KEY, version=2, etag="2", previous=before)
+        stage = Stage(FakeTransport(UNKNOWN_KEY, SERVED))
+        stage.keys.accounts["accounts/demo"] = account_keys(replaced)
+        stage.keys.anew = [account_keys(replaced)]
+        events = await stage.events()
+        assert stage.bearers == [
+            "Bearer accounts/demo/keys/main@2",
+            "Bearer accounts/demo/keys/main@1",
+        ]
+        assert isinstance(events[-1], Ended)
+        own = stage.ledger.asks[1].own
+        assert own is not None
+        assert own.key.version == 1
+        assert stage.keys.reports == [(KEY.name, Outcome.INVALID_KEY)]
+
+    @pytest.mark.requirement("K7", "K15")
+    async def test_the_version_before_goes_on_under_a_fresh_lease_while_the_overlap_lasts(
+        self,
+    ) -> None:
+        """Keyvault is told of the 401 meanwhile, so what was held is asked for anew."""
+        before = dataclasses.replace(KEY, etag="2")
+        replaced = dataclasses.replace(KEY, version=2, etag="2", previous=before)
+        stage = Stage(FakeTransport(UNKNOWN_KEY, SERVED))
+        stage.keys.accounts["accounts/demo"] = account_keys(replaced)
+        stage.keys.anew = [account_keys(replaced), account_keys(replaced)]
+        stage.keys.stale_anew = 1
+        events = await stage.events()
+        assert isinstance(events[-1], Ended)
+        assert len(stage.ledger.asks) == 2
+        assert stage.bearers == [
+            "Bearer accounts/demo/keys/main@2",
+            "Bearer accounts/demo/keys/main@1",
+        ]
+
+    @pytest.mark.requirement("K7", "R9", "R11")
+    async def test_the_version_before_is_tried_no_more_than_once(self) -> None:
+        replaced = dataclasses.replace(KEY, version=2, etag="2", previous=KEY)
+        stage = Stage(FakeTransport(UNKNOWN_KEY, UNKNOWN_KEY))
+        stage.keys.accounts["accounts/demo"] = account_keys(replaced)
+        stage.keys.anew = [account_keys(replaced)]
+        with pytest.raises(errors.KeyInvalidError):
+            await stage.events(Source.OWN_KEY)
+        assert len(stage.bearers) == 2
 
     @pytest.mark.requirement("R9", "R11")
     async def test_a_401_without_a_newer_version_reads_key_invalid(self) -> None:
@@ -259,9 +226,6 @@ def out_of_money(*, until: float) -> Any:
     return dataclasses.replace(KEY, health=(HealthMark(HealthState.NO_CREDIT, "", until),))
 
 
-DOWN = FakeAnswer(status=503, pieces=(b"{}",))
-
-
 class TestTrials:
     @pytest.mark.requirement("K14")
     async def test_one_request_finds_out_whether_a_key_has_credit_again(self) -> None:
@@ -325,7 +289,7 @@ class TestIsolation:
             stage.keys.accounts[keys.account] = keys
 
         async def one(name: str) -> None:
-            request = TextRequest(
+            request = Request(
                 account=f"accounts/{name}",
                 request_id="6a4b7b0e-6c1c-4f1e-9f43-1f0c1f3c7a11",
                 model=MODEL,

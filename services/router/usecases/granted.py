@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Makes the attempts that the ledger granted to one run, one at a time.
+
+1. A key is used only under a lease that stands when its connection is in hand; a key that changed
+   meanwhile means a new plan.
+2. While an attempt runs, its hold is renewed with the usage so far.
+3. What an attempt found out goes to keyvault and to this process's experience.
+4. A caller that leaves, or whose time is up, does not stop a provider that would bill on: the
+   answer is read to its end, with a cap, and settled exactly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from services.router.domain.keys import HealthState
+from services.router.domain.next_step import Failure
+from services.router.domain.outcomes import Billed, Outcome
+from services.router.domain.plan import Candidate, Funding
+from services.router.domain.text import UsageReport
+from services.router.usecases import money
+from services.router.usecases.attempt import Delivered, Served
+from services.router.usecases.engine import Started
+from services.router.usecases.experience import Timing
+from services.router.usecases.failures import timeout_error
+from services.router.usecases.ports import StaleKeyError
+from services.shared.errors import ServiceError
+from services.shared.logging import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from services.router.domain.media import AnswerEvent
+    from services.router.domain.request import Request
+    from services.router.usecases.books import Books
+    from services.router.usecases.engine import Engine, Event
+    from services.router.usecases.outbox import Outbox
+    from services.router.usecases.planner import Planner
+    from services.router.usecases.ports import Grant
+    from services.shared.secret import Secret
+
+RENEW_SECONDS = 20.0
+SENDS_MAX = 3
+"""How often one attempt may find its lease run out at the moment of sending."""
+DRAIN_SECONDS_MAX = 60.0
+"""How long an answer is read on after its caller left, where leaving does not stop the bill."""
+
+ABOUT_THE_KEY = frozenset(
+    {
+        Outcome.INVALID_KEY,
+        Outcome.EXPIRED_CREDENTIALS,
+        Outcome.PERMISSION_DENIED,
+        Outcome.INSUFFICIENT_CREDIT,
+        Outcome.RATE_LIMITED,
+    }
+)
+"""Outcomes that keyvault is told of."""
+
+log = get_logger()
+
+
+class KeyChangedMeanwhileError(Exception):
+    """The key of an attempt changed before anything was sent: plan anew."""
+
+
+class CallerLeftError(Exception):
+    """The caller left before the attempt was over; it is written down."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """
+    The attempt that served the request; not settled yet.
+    """
+
+    candidate: Candidate
+    grant: Grant
+    delivered: Delivered
+    served: Served
+    seconds: float
+
+
+class GrantedAttempts:
+    """
+    The attempts of one run.
+
+    Args:
+        engine: What every run works with.
+        request: The checked request.
+        planner: Holds its keys.
+        books: Its books.
+        deadline: Monotonic seconds.
+        outbox: Takes the events.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        request: Request,
+        *,
+        planner: Planner,
+        books: Books,
+        deadline: float,
+        outbox: Outbox[Event],
+    ) -> None:
+        self._engine = engine
+        self._request = request
+        self._planner = planner
+        self._books = books
+        self._deadline = deadline
+        self._outbox = outbox
+        self._calling: asyncio.Task[Served | Failure] | None = None
+        self._serving: Candidate | None = None
+        self.left = False
+        """Whether the caller is no longer there to hear the end."""
+        self.told: ServiceError | None = None
+        """What the caller was told when its time was up."""
+
+    def leave(self) -> None:
+        """
+        Say that the caller has left.
+        """
+        self.left = True
+        if self._calling is None or self._serving is None:
+            return
+        if self._bills_on(self._serving):
+            loop = asyncio.get_running_loop()
+            loop.call_later(DRAIN_SECONDS_MAX, self._calling.cancel)
+        else:
+            self._calling.cancel()
+
+    async def make(self, candidate: Candidate, grant: Grant) -> Service | Failure:
+        """
+        Make a granted attempt.
+
+        Raises:
+            KeyChangedMeanwhileError: Nothing was sent.
+            CallerLeftError: The caller left meanwhile.
+        """
+        engine, delivered = self._engine, Delivered()
+        started = engine.clock.monotonic()
+        first_content: list[float] = []
+
+        def begun() -> None:
+            first_content.append(engine.clock.monotonic() - started)
+            self._recovered(candidate)
+
+        sink = _Sink(self._outbox, candidate, grant, begun=begun)
+        beside = {
+            asyncio.create_task(self._renew(candidate, grant, delivered)),
+            asyncio.create_task(self._watch_deadline(candidate)),
+        }
+        try:
+            result = await self._refused(candidate, grant)
+            if result is None:
+                result = await self._call(candidate, sink, delivered)
+        except (KeyChangedMeanwhileError, CallerLeftError, ServiceError):
+            seconds = engine.clock.monotonic() - started
+            self._books.abandoned(candidate, grant, delivered, seconds=seconds)
+            raise
+        finally:
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)
+        now = engine.clock.monotonic()
+        seconds = now - started
+        if isinstance(result, Failure):
+            account = self._request.account
+            engine.experience.failed(account, candidate, result, seconds=seconds, now=now)
+            self._report(candidate, result)
+            self._books.failed(candidate, grant, delivered, result, seconds=seconds)
+            return result
+        await sink.begin()
+        timing = Timing(
+            seconds=seconds,
+            first_content_seconds=first_content[0] if candidate.call.stream else None,
+            output_tokens=result.usage.output_tokens if result.usage else 0,
+        )
+        engine.experience.served(self._request.account, candidate, timing, now)
+        return Service(
+            candidate=candidate,
+            grant=grant,
+            delivered=delivered,
+            served=result,
+            seconds=seconds,
+        )
+
+    async def _refused(self, candidate: Candidate, grant: Grant) -> Served | Failure | None:
+        """
+        Take the request out of a shared key's limit; gives the failure where none is left of it.
+        """
+        if candidate.funding is Funding.OWN_KEY:
+            return None
+        wait = await self._engine.allotments.take(
+            candidate.key.name, self._request.account, grant.shared_part_per_million
+        )
+        if wait is None:
+            return None
+        return Failure(
+            outcome=Outcome.RATE_LIMITED,
+            billed=Billed.NOT_SENT,
+            message="the limit of the service's own key is used up for this minute",
+            retry_after_seconds=wait,
+        )
+
+    async def _call(
+        self, candidate: Candidate, sink: _Sink, delivered: Delivered
+    ) -> Served | Failure:
+        """
+        Call the provider under the key's lease.
+        """
+        deadline = self._deadline + DRAIN_SECONDS_MAX * self._bills_on(candidate)
+        for _ in range(SENDS_MAX):
+            secret = await self._secret(candidate)
+            if self.left:
+                raise CallerLeftError
+            held = self._planner.held(candidate)
+            self._serving = candidate
+            self._calling = asyncio.create_task(
+                self._engine.caller.call(
+                    candidate,
+                    secret,
+                    may_send=partial(held.may_use, candidate.key),
+                    deadline=deadline,
+                    delivered=delivered,
+                    sink=sink,
+                )
+            )
+            try:
+                return await self._calling
+            except StaleKeyError:
+                if not await self._planner.held_anew(candidate):
+                    raise KeyChangedMeanwhileError from None
+            except asyncio.CancelledError:
+                if self.left:
+                    raise CallerLeftError from None
+                self._calling.cancel()
+                raise
+            finally:
+                self._calling = None
+        raise KeyChangedMeanwhileError
+
+    async def _secret(self, candidate: Candidate) -> Secret:
+        """
+        Give the secret, for which a client-held key has to be opened.
+        """
+        try:
+            return await self._planner.secret(candidate)
+        except StaleKeyError:
+            raise KeyChangedMeanwhileError from None
+
+    async def _watch_deadline(self, candidate: Candidate) -> None:
+        """
+        Tell the caller when its time is up, where the attempt goes on without it.
+        """
+        if not self._bills_on(candidate):
+            return
+        await self._engine.clock.sleep(self._deadline - self._engine.clock.monotonic())
+        if not self.left:
+            attempts, catalogue = self._books.attempts, self._engine.catalogue
+            self.left, self.told = True, timeout_error(candidate, attempts, catalogue)
+            self._outbox.close(self.told)
+
+    def _bills_on(self, candidate: Candidate) -> bool:
+        provider = self._engine.catalogue.providers[candidate.offer.provider]
+        drawn_whole = self._request.input.operation.is_drawn_whole
+        return provider.bills_after_disconnect or drawn_whole
+
+    async def _renew(self, candidate: Candidate, grant: Grant, delivered: Delivered) -> None:
+        """
+        Extend the hold's lease while the attempt runs, with the usage so far.
+        """
+        interval = min(RENEW_SECONDS, grant.lease_seconds / 3)
+        while True:
+            await self._engine.clock.sleep(interval)
+            measured = money.so_far(candidate, self._request.input, delivered)
+            checkpoint = measured.capture(delivered=delivered.content)
+            try:
+                await self._engine.ledger.renew(
+                    self._books.claim,
+                    self._books.sequence,
+                    checkpoint,
+                    timeout_seconds=interval,
+                )
+            except ServiceError as error:
+                # The capture at the end is never refused; a lapse costs exactness, not the answer.
+                log.warning("renewal_failed", error=type(error).__name__)
+
+    def _recovered(self, candidate: Candidate) -> None:
+        """
+        Take the first content as proof that the key works.
+        """
+        on_trial = candidate.key.name in candidate.trials
+        if on_trial or candidate.health.state is not HealthState.ACTIVE:
+            self._engine.keys.report(candidate.key, None, model="")
+        self._planner.release()
+
+    def _report(self, candidate: Candidate, failure: Failure) -> None:
+        ours = failure.outcome is Outcome.RATE_LIMITED and failure.billed is Billed.NOT_SENT
+        if failure.outcome in ABOUT_THE_KEY and not ours:
+            rate_limited = failure.outcome is Outcome.RATE_LIMITED
+            self._engine.keys.report(
+                candidate.key,
+                failure.outcome,
+                model=candidate.offer.provider_model if rate_limited else "",
+                retry_after_seconds=failure.retry_after_seconds,
+            )
+
+
+class _Sink:
+    """
+    Hands an attempt's events over, the start before the first content.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox[Event],
+        candidate: Candidate,
+        grant: Grant,
+        *,
+        begun: Callable[[], None],
+    ) -> None:
+        self._outbox = outbox
+        self._begun = begun
+        own = candidate.funding is Funding.OWN_KEY
+        self._started: Started | None = Started(
+            payer=grant.funding,
+            provider=candidate.offer.provider,
+            model=candidate.offer.model,
+            key_hint=candidate.key.hint if own else "",
+            fallback=grant.fallback,
+        )
+
+    async def begin(self) -> None:
+        """
+        Hand the start over, once.
+        """
+        if self._started is not None:
+            started, self._started = self._started, None
+            self._begun()
+            await self._outbox.put(started)
+
+    async def put(self, event: AnswerEvent) -> None:
+        """
+        Hand an event over; a report of usage is no content.
+        """
+        if not isinstance(event, UsageReport):
+            await self.begin()
+            await self._outbox.put(event)
