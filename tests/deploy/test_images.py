@@ -65,6 +65,22 @@ def imported(image: str) -> Iterator[str]:
                     yield node.module.partition(".")[0]
 
 
+def own_imports(image: str) -> Iterator[str]:
+    """Folders of the project's own packages that an image's code imports."""
+    for folder in folders(image):
+        for path in [folder] if folder.is_file() else folder.rglob("*.py"):
+            if path.suffix == ".py":
+                for name in re.findall(r"^\s*from ([\w.]+) import", path.read_text(), re.MULTILINE):
+                    parts = name.split(".")
+                    if parts[0] in OWN - {"ownkey"}:
+                        found = ROOT.joinpath(*parts)
+                        yield str(
+                            (found if found.is_dir() else found.with_suffix(".py")).relative_to(
+                                ROOT
+                            )
+                        )
+
+
 @pytest.mark.requirement("O7")
 class TestImages:
     @EACH
@@ -92,6 +108,12 @@ class TestImages:
         for module in sorted(set(imported(image)) - OWN - set(sys.stdlib_module_names)):
             holders = {name.lower().replace("_", "-") for name in known[module]}
             assert holders & provided, module
+
+    @EACH
+    def test_it_holds_all_of_the_project_that_its_code_imports(self, image: str) -> None:
+        held = {str(one.relative_to(ROOT)) for one in folders(image) if one.exists()}
+        for path in sorted(set(own_imports(image))):
+            assert {path, *map(str, Path(path).parents)} & held, path
 
     @EACH
     def test_packages_are_the_versions_that_the_tests_run_on(self, image: str) -> None:

@@ -69,6 +69,7 @@ _PREFIXES = {
     "openrouter": "sk-or-v1-",
     "anthropic": "sk-ant-api03-",
     "gemini": "AIza",
+    "stability": "sk-",
 }
 
 QUESTION = "In one sentence: what is a data key?"
@@ -98,13 +99,13 @@ def running_suite(folder: Path, **settings: Any) -> Iterator[Suite]:
 @asynccontextmanager
 async def clients_of(suite: Suite) -> AsyncIterator[Clients]:
     """Stubs to a suite."""
-    async with Clients(suite.addresses, operator_token=suite.operator_token) as clients:
+    async with suite.clients() as clients:
         yield clients
 
 
 async def _add_shared_keys(suite: Suite) -> None:
     async with clients_of(suite) as clients:
-        for provider in MODELS:
+        for provider in (*MODELS, "stability"):
             secret = shared_secret(suite.addresses.simulator, provider)
             await clients.keyvault.CreateKey(
                 keyvault_service_pb2.CreateKeyRequest(
@@ -130,6 +131,21 @@ def shared_secret(simulator_address: str, provider: str) -> str:
 @asynccontextmanager
 async def second_router(suite: Suite) -> AsyncIterator[router_service_pb2_grpc.RouterServiceStub]:
     """One more router process beside the suite's own, as a second replica."""
+    async with router_beside(suite) as beside:
+        yield beside.router
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A router beside the suite's own, and its process."""
+
+    process: Process
+    router: router_service_pb2_grpc.RouterServiceStub
+
+
+@asynccontextmanager
+async def router_beside(suite: Suite) -> AsyncIterator[Beside]:
+    """A second replica that a test may stop or kill; started from the test's own thread."""
     address = f"127.0.0.1:{free_port()}"
     command = suite.process("router").command
     process = Process(
@@ -145,10 +161,10 @@ async def second_router(suite: Suite) -> AsyncIterator[router_service_pb2_grpc.R
         log_folder=suite.state.logs,
     )
     try:
-        await asyncio.to_thread(process.start)
+        process.start()
         await asyncio.to_thread(process.wait_ready, grpc_serving(address))
         async with open_channel(address) as channel:
-            yield router_service_pb2_grpc.RouterServiceStub(channel)
+            yield Beside(process, router_service_pb2_grpc.RouterServiceStub(channel))
     finally:
         await asyncio.to_thread(process.stop)
 
@@ -415,10 +431,11 @@ def open_stream(
     request_id: str = "",
     text_input: text_pb2.TextInput | None = None,
     route: text_pb2.RoutePreferences | None = None,
+    router: router_service_pb2_grpc.RouterServiceStub | None = None,
     timeout_seconds: float = CALL_SECONDS_MAX,
 ) -> Any:
     """Begin to stream text; the call is to be iterated or cancelled."""
-    return clients.router.StreamText(
+    return (router or clients.router).StreamText(
         text_pb2.StreamTextRequest(
             account=account,
             request_id=request_id or new_id(),

@@ -101,6 +101,11 @@ class Person:
         """The process's environment: where the suite is, and the account."""
         addresses = self.suite.addresses
         kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        files = self.suite.tls_files("operator")
+        if files is not None:
+            kept["OWNKEY_TLS_CERTIFICATE_FILE"] = str(files.certificate)
+            kept["OWNKEY_TLS_KEY_FILE"] = str(files.key)
+            kept["OWNKEY_TLS_CA_FILE"] = str(files.ca)
         return {
             **kept,
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'build' / 'stubs'}",

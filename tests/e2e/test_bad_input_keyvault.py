@@ -16,7 +16,6 @@ from services.shared.ids import new_id
 from tests.e2e.bad_input import (
     INVALID,
     MEBIBYTE,
-    NANO,
     NOT_SERVED,
     REUSED,
     STALE,
@@ -29,7 +28,6 @@ from tests.e2e.bad_input import (
 
 NO_KEY = (grpc.StatusCode.NOT_FOUND, "KEY_NOT_FOUND")
 MALFORMED = (grpc.StatusCode.INVALID_ARGUMENT, "SECRET_MALFORMED")
-NOT_SUPPORTED = (grpc.StatusCode.INVALID_ARGUMENT, "FIELD_NOT_SUPPORTED")
 
 
 def create(
@@ -157,15 +155,18 @@ KEYVAULT_CASES = [
     case("label_too_long", INVALID, lambda s: create(s, label="x" * 101)),
     case("order_negative", INVALID, lambda s: create(s, order=-1)),
     case("order_too_high", INVALID, lambda s: create(s, order=1_000_001)),
-    case("limit_not_served", NOT_SUPPORTED, lambda s: create(s, monthly_limit_nano_usd=NANO)),
-    case("limit_negative", NOT_SUPPORTED, lambda s: create(s, monthly_limit_nano_usd=-1)),
+    case("limit_zero", INVALID, lambda s: create(s, monthly_limit_nano_usd=0)),
+    case("limit_negative", INVALID, lambda s: create(s, monthly_limit_nano_usd=-1)),
+    case("limit_too_high", INVALID, lambda s: create(s, monthly_limit_nano_usd=10**18 + 1)),
     case("overlap_zero", INVALID, overlapping(0)),
     case("overlap_negative", INVALID, overlapping(-1)),
     case("overlap_too_long", INVALID, overlapping(604_801)),
     case("mask_empty", INVALID, update([], label="new")),
     case("mask_star", INVALID, update(["*"], label="new")),
     case("mask_output_only", INVALID, update(["state"], label="new")),
-    case("mask_limit", NOT_SUPPORTED, update(["monthly_limit_nano_usd"])),
+    case(
+        "update_limit_zero", INVALID, update(["monthly_limit_nano_usd"], monthly_limit_nano_usd=0)
+    ),
     case("update_label_too_long", INVALID, update(["label"], label="x" * 101)),
     case("update_stale", STALE, update(["label"], label="new", etag="0-0")),
     case(

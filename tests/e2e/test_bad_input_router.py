@@ -17,7 +17,6 @@ from tests.e2e.bad_input import (
     MEBIBYTE,
     MODEL,
     NO_ACCOUNT,
-    NOT_SERVED,
     REUSED,
     Call,
     Expected,
@@ -159,9 +158,18 @@ ROUTER_CASES = [
         ),
     ),
     case(
-        "images_not_served",
-        NOT_SERVED,
+        "image_without_a_prompt",
+        INVALID,
         lambda s: read_one(s.clients.router.GenerateImage(media_pb2.GenerateImageRequest())),
+    ),
+    case(
+        "speech_by_a_text_model",
+        INVALID,
+        lambda s: read_one(
+            s.clients.router.SynthesizeSpeech(
+                media_pb2.SynthesizeSpeechRequest(model="openai/gpt-4o-mini", text="Hello")
+            )
+        ),
     ),
     case(
         "deadline_too_short",

@@ -42,6 +42,7 @@ from tests.e2e.support import (
     open_stream,
     recorded_requests,
     request_record,
+    router_beside,
     running_suite,
     shared_secret,
 )
@@ -410,12 +411,7 @@ class TestRouterKilled:
                 (held,) = await authorizations_of(clients, account)
                 assert held.state == authorization_pb2.AUTHORIZATION_STATE_OPEN
 
-                async def renewed() -> bool:
-                    (now,) = await authorizations_of(clients, account)
-                    later = now.lease_expire_time.ToDatetime()
-                    return later > held.lease_expire_time.ToDatetime()
-
-                await eventually(renewed)
+                await until_renewed(clients, account, held)
                 await killed(suite, call)
             (lapsed,) = await lapsed_attempts(clients, account)
             assert 0 < lapsed.charged_nano_credits <= held.held_nano_credits
@@ -461,6 +457,66 @@ class TestRouterKilled:
         return await refused(generate(clients, account, request_id=request_id))
 
 
+@pytest.mark.requirement("R14", "L13")
+class TestOneOfTwoRouters:
+    """A repeat at the replica that goes on; the ledger's record is all that the two share."""
+
+    async def test_a_run_that_was_killed_is_told_by_the_other(self, suite: Suite) -> None:
+        """While its lease stands it counts as running; then it is over, and nobody is called."""
+        async with clients_of(suite) as clients:
+            account = await new_account(clients, mode=ONLY_CREDITS)
+            shared = shared_secret(suite.addresses.simulator, "openai")
+            request_id = new_id()
+            async with router_beside(suite) as beside, fault(clients, shared, "stall", count=1):
+                call = open_stream(clients, account, request_id=request_id, router=beside.router)
+                assert (await call.read()).WhichOneof("event") == "start"
+                assert (await call.read()).WhichOneof("event") == "text_delta"
+                (held,) = await authorizations_of(clients, account)
+                await until_renewed(clients, account, held)
+                calls = len(await recorded_requests(clients, shared))
+                await asyncio.to_thread(beside.process.kill)
+                status = await refused(generate(clients, account, request_id=request_id))
+                assert (status.code, status.reason) == (UNAVAILABLE, "REQUEST_IN_PROGRESS")
+                assert status.retry_after_seconds
+            await lapsed_attempts(clients, account)
+            again = await refused(generate(clients, account, request_id=request_id))
+            assert (again.code, again.reason) == (
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "REQUEST_ABANDONED",
+            )
+            assert len(await recorded_requests(clients, shared)) == calls
+            await proven(clients, account)
+
+    async def test_an_update_lets_the_old_one_end_its_run_and_the_new_one_tell_of_it(
+        self, suite: Suite
+    ) -> None:
+        """The old one is asked to stop in the middle: one call, one charge, one outcome."""
+        async with clients_of(suite) as clients:
+            account = await new_account(clients, mode=ONLY_CREDITS)
+            shared = shared_secret(suite.addresses.simulator, "openai")
+            calls = len(await recorded_requests(clients, shared))
+            request_id = new_id()
+
+            async def arrived() -> bool:
+                return len(await recorded_requests(clients, shared)) > calls
+
+            async with router_beside(suite) as old, fault(clients, shared, "slow", count=1):
+                running = asyncio.ensure_future(
+                    generate(clients, account, request_id=request_id, router=old.router)
+                )
+                await eventually(arrived)
+                stopping = asyncio.ensure_future(asyncio.to_thread(old.process.stop))
+                status = await refused(generate(clients, account, request_id=request_id))
+                assert (status.code, status.reason) == (UNAVAILABLE, "REQUEST_IN_PROGRESS")
+                first = await running
+                await stopping
+            again = await generate(clients, account, request_id=request_id)
+            assert (first.receipt.replayed, again.receipt.replayed) == (False, True)
+            assert again.receipt.attempts == first.receipt.attempts
+            assert len(await recorded_requests(clients, shared)) == calls + 1
+            await proven(clients, account)
+
+
 async def new_client_works(clients: Clients) -> object:
     """Any call that the router answers."""
     request = text_pb2.GenerateTextRequest()
@@ -479,6 +535,18 @@ async def killed(suite: Suite, reading: Any) -> None:
         await (reading.read() if hasattr(reading, "read") else reading)
     assert failure.value.code() is UNAVAILABLE
     suite.start_part("router")
+
+
+async def until_renewed(
+    clients: Clients, account: str, held: authorization_pb2.Authorization
+) -> None:
+    """Wait until the account's one attempt has a later lease, and so a checkpoint."""
+
+    async def renewed() -> bool:
+        (now,) = await authorizations_of(clients, account)
+        return now.lease_expire_time.ToDatetime() > held.lease_expire_time.ToDatetime()
+
+    await eventually(renewed)
 
 
 async def lapsed_attempts(clients: Clients, account: str) -> list[authorization_pb2.Authorization]:

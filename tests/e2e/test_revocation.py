@@ -21,14 +21,16 @@ from typing import Any
 
 import grpc.aio
 import pytest
-from ownkey.keyvault.v1 import key_pb2
+from ownkey.keyvault.v1 import audit_pb2, key_pb2, resolution_pb2
 from ownkey.keyvault.v1 import keyvault_service_pb2 as kv
 from ownkey.ledger.v1 import account_pb2
 from ownkey.router.v1 import attempt_pb2
 
 from deploy.local.clients import Clients
 from deploy.local.suite import Suite
+from services.shared.identity import ROUTER, call_metadata
 from services.shared.ids import new_id
+from services.shared.secret import Secret
 from services.shared.status import RichStatus, from_rpc_error
 from tests.e2e.support import (
     CREDITS,
@@ -45,6 +47,7 @@ from tests.e2e.support import (
     new_secret,
     recorded_requests,
     running_suite,
+    second_router,
     shared_secret,
 )
 
@@ -346,11 +349,97 @@ async def recovers(clients: Clients, account: str) -> None:
     """The own key serves again, without anybody's help, and keyvault answers this client."""
 
     async def serves() -> bool:
+        if not await answers(clients, account):
+            return False
         try:
-            await clients.keyvault.ListKeys(kv.ListKeysRequest(parent=account), timeout=1)
             answer = await generate(clients, account, timeout_seconds=CALL_SECONDS_MAX)
         except grpc.aio.AioRpcError:
             return False
         return bool(answer.receipt.payer == OWN_KEY)
 
     await eventually(serves)
+
+
+class TestSeveralReplicas:
+    async def test_no_router_uses_it_a_second_after_it_was_withdrawn(self, suite: Suite) -> None:
+        """Also one whose watch stream is cut at that moment by the end of its keyvault."""
+        async with clients_of(suite) as clients, second_router(suite) as other:
+            account = await new_account(clients, mode=ONLY_OWN_KEY)
+            key = await add_key(clients, account)
+            async with (
+                load(clients, account) as first,
+                load(clients, account, router=other) as second,
+            ):
+                await disable(clients, key)
+                since = datetime.now(UTC)
+                await asyncio.to_thread(suite.process("keyvault").kill)
+                suite.start_part("keyvault")
+                await go_on(since)
+            assert await recorded_requests(clients, key.secret)
+            assert await late(clients, key.secret, since) == []
+            for running in (first, second):
+                assert running.served
+                told = {"NO_USABLE_OWN_KEY", "KEY_CHANGED", "PEER_UNAVAILABLE"}
+                assert set(running.reasons) <= told
+            await eventually(lambda: is_refused(clients, account))
+
+
+class TestReleases:
+    @pytest.mark.requirement("K13")
+    async def test_each_is_in_the_trail_although_keyvault_was_killed(self, suite: Suite) -> None:
+        """No secret was answered with whose release was lost with the process."""
+        async with clients_of(suite) as clients:
+            account = await new_account(clients, mode=ONLY_OWN_KEY)
+            await add_key(clients, account)
+            router = call_metadata(Secret(suite.state.token(ROUTER)))
+            answered = 0
+
+            async def resolve() -> None:
+                nonlocal answered
+                request = resolution_pb2.ResolveKeysRequest(accounts=[account])
+                while True:
+                    answer = await clients.keyvault.ResolveKeys(request, metadata=router, timeout=5)
+                    answered += bool(answer.accounts[0].keys[0].secret)
+
+            callers = [asyncio.create_task(resolve()) for _ in range(WORKERS)]
+
+            async def is_warm() -> bool:
+                return answered >= WARM_COUNT
+
+            await eventually(is_warm)
+            await asyncio.to_thread(suite.process("keyvault").kill)
+            ends = await asyncio.gather(*callers, return_exceptions=True)
+            assert {type(end) for end in ends} == {grpc.aio.AioRpcError}
+            suite.start_part("keyvault")
+            await eventually(lambda: answers(clients, account))
+            assert await releases(clients, account) >= answered
+
+
+async def answers(clients: Clients, account: str) -> bool:
+    """Whether keyvault answers this client."""
+    try:
+        await clients.keyvault.ListKeys(kv.ListKeysRequest(parent=account), timeout=1)
+    except grpc.aio.AioRpcError:
+        return False
+    return True
+
+
+async def is_refused(clients: Clients, account: str) -> bool:
+    """Whether a request is told that no own key serves."""
+    try:
+        await generate(clients, account, timeout_seconds=CALL_SECONDS_MAX)
+    except grpc.aio.AioRpcError as failure:
+        return from_rpc_error(failure).reason == "NO_USABLE_OWN_KEY"
+    return False
+
+
+async def releases(clients: Clients, account: str) -> int:
+    """How many releases to a router are in an account's trail."""
+    count, token = 0, ""
+    while True:
+        request = kv.ListAuditEventsRequest(parent=account, page_size=1000, page_token=token)
+        page = await clients.keyvault.ListAuditEvents(request, timeout=10)
+        count += sum(event.action == audit_pb2.AUDIT_ACTION_RELEASE for event in page.audit_events)
+        token = page.next_page_token
+        if not token:
+            return count

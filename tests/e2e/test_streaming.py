@@ -310,6 +310,7 @@ class TestTheCallerLeaves:
             got = await support.stream(clients, account, timeout_seconds=LEAVING_TIMEOUT_SECONDS)
             await self._settled(clients, account)
         assert got.error is not None
+        assert got.error.reason == "PROVIDER_TIMEOUT"
         assert got.text == self._stalled_text()
         await self._assert_charged_for(clients, account, price, got.text)
 
@@ -341,6 +342,27 @@ class TestTheCallerLeaves:
             self._repeat(clients, account, request_id, model=MODELS["gemini"])
         )
         assert status.reason == "REQUEST_ABANDONED"
+
+    async def test_a_deadline_there_is_told_in_time_and_charged_exactly(
+        self, clients: Clients
+    ) -> None:
+        """The caller hears of it at once; what its provider bills on is read on without it."""
+        price = await price_of(clients, "gemini")
+        account = await support.new_account(clients)
+        shared = support.shared_secret(clients.addresses.simulator, "gemini")
+        async with support.fault(clients, shared, "stall", count=1):
+            got = await support.stream(
+                clients,
+                account,
+                model=MODELS["gemini"],
+                timeout_seconds=LEAVING_TIMEOUT_SECONDS,
+            )
+            await self._settled(clients, account)
+        assert got.error is not None
+        assert got.error.reason == "PROVIDER_TIMEOUT"
+        [attempt] = await support.authorizations(clients, account)
+        assert attempt.basis == authorization_pb2.USAGE_BASIS_EXACT
+        assert attempt.vendor_cost_nano_usd == support.predicted_cost(price, "gemini")
 
     async def test_on_an_own_key_nothing_is_charged_and_the_usage_is_on_record(
         self, clients: Clients

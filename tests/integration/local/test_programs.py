@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.programs import VAULT, ProgramMissingError
+from deploy.programs import CHROMIUM, VAULT, ProgramMissingError
+from deploy.programs.chromium import Chromium
 
 # Stands in for Go: records that it was called and writes the file named after `-o`.
 COMPILER = """#!/bin/sh
@@ -67,3 +68,33 @@ class TestProgram:
         folder = tmp_path / "cache" / f"vault-{VAULT.version}"
         assert {path.name for path in folder.iterdir()} == {"build.log", "lock"}
         assert "no space left" in (folder / "build.log").read_text()
+
+
+@pytest.mark.requirement("O2")
+class TestBrowser:
+    def test_the_browser_on_path_is_taken(self, tmp_path: Path, environ: dict[str, str]) -> None:
+        program = put_on_path(tmp_path, "google-chrome", "#!/bin/sh\n")
+
+        assert CHROMIUM.path(environ) == program
+
+    def test_root_gets_debians_package(self, tmp_path: Path, environ: dict[str, str]) -> None:
+        told: list[str] = []
+        browser = tmp_path / "bin" / "chromium"
+        installs = (
+            f'#!/bin/sh\ncase "$*" in *install*) echo > {browser}; /bin/chmod +x {browser};; esac\n'
+        )
+        put_on_path(tmp_path, "apt-get", installs)
+
+        assert Chromium(is_root=lambda: True).path(environ, told.append) == browser
+        assert len(told) == 1
+
+    def test_without_one_the_remedy_is_named(self, tmp_path: Path, environ: dict[str, str]) -> None:
+        for is_root in (False, True):
+            with pytest.raises(ProgramMissingError, match="apt-get install chromium"):
+                Chromium(is_root=lambda root=is_root: root).path(environ)
+        put_on_path(tmp_path, "apt-get", "#!/bin/sh\nexit 1\n")
+        with pytest.raises(ProgramMissingError, match="`apt-get update` failed"):
+            Chromium(is_root=lambda: True).path(environ)
+        put_on_path(tmp_path, "apt-get", "#!/bin/sh\n")
+        with pytest.raises(ProgramMissingError, match="not on PATH"):
+            Chromium(is_root=lambda: True).path(environ)

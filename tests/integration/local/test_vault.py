@@ -105,7 +105,7 @@ class TestServer:
     def test_what_opens_it_is_private_and_in_no_process_argument(self, vault: LocalVault) -> None:
         private = [
             vault.folder / "init.json",
-            vault.folder / "tls" / "server.key",
+            vault.folder / "tls" / "tls.key",
             vault.role_id_file,
             vault.secret_id_file,
         ]

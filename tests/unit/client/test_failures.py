@@ -141,6 +141,29 @@ class TestExitCodes:
 
 
 @pytest.mark.requirement("O5")
+class TestHandshakes:
+    @pytest.mark.parametrize(
+        ("said", "told", "step"),
+        [
+            ("CERTIFICATE_VERIFY_FAILED: certificate has expired", "has ended", "certs renew"),
+            ("CERTIFICATE_VERIFY_FAILED: certificate is not yet valid", "not valid yet", "clock"),
+            ("CERTIFICATE_VERIFY_FAILED: unable to get local", "of no authority", "--tls-ca"),
+            ("Hostname Verification Check failed.", "is for other names", "certs show"),
+            ("OPENSSL_internal:WRONG_VERSION_NUMBER", "speaks plain text", "leave out --tls"),
+            ("ipv4:127.0.0.1:7101: Socket closed", "broken off", "its log says why"),
+        ],
+    )
+    def test_what_grpc_says_of_one_is_put_into_a_sentence(
+        self, said: str, told: str, step: str
+    ) -> None:
+        failure = read_error(FailedCall(grpc.StatusCode.UNAVAILABLE, said), "keyvault")
+        text = " ".join(drawn(failure_view(failure, "127.0.0.1:7101")).split())
+        assert told in text
+        assert step in text
+        assert "the keyvault at 127.0.0.1:7101" in text
+
+
+@pytest.mark.requirement("O5")
 class TestAddresses:
     @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "127.1.2.3"])
     def test_loopback_is_taken(self, host: str) -> None:
@@ -159,3 +182,6 @@ class TestAddresses:
     def test_another_machine_is_refused_because_text_would_be_plain(self, host: str) -> None:
         with pytest.raises(AddressError, match="plain text"):
             Addresses(keyvault="localhost:1", router="localhost:1", ledger=f"{host}:7103")
+
+    def test_another_machine_is_taken_over_tls(self) -> None:
+        Addresses(keyvault="10.0.0.1:1", router="router:1", ledger="dns:///l:1", encrypted=True)
