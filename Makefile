@@ -17,6 +17,8 @@ COMMAND := $(BIN)/ownkey
 DEV := $(VENV)/.dev-installed
 STUBS := build/stubs/.generated
 GOOGLEAPIS := build/googleapis/.copied
+GO_EXAMPLE := build/examples/go/example
+NODE_EXAMPLE := build/examples/node/.installed
 
 PROTOS := $(sort $(shell find protos -name '*.proto' 2>/dev/null))
 # Folders of Python that are held to mypy's strict mode, as far as they exist.
@@ -26,11 +28,14 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 	--require-hashes --no-deps
 
 IMAGES := keyvault router ledger demo
+BENCHES := keyvault ledger observe providers gateways
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run tour test test-only check format lint types protos samples requirements \
-	bench-keyvault bench-ledger deploy-check stubs venv vault kustomize chromium lock clean
+.PHONY: help run tour test test-only check format lint types protos samples requirements screenshots \
+	bench bench-keyvault bench-ledger bench-observe bench-providers bench-gateways profile \
+	deploy-check metrics-reference stubs venv vault kustomize chromium examples \
+	reference lock clean
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,7 +46,7 @@ run: $(RUNTIME) $(STUBS) $(COMMAND) ## Starts the whole suite, walks through it 
 tour: $(RUNTIME) $(STUBS) $(COMMAND) ## Takes the same walk in a temporary folder, then stops
 	@$(BIN)/python -m deploy.local tour --kek $(KEK) $(if $(filter 1,$(TLS)),--tls)
 
-test: check vault kustomize chromium $(COMMAND) ## Runs everything that CI runs: the checks and all tests
+test: check vault kustomize chromium examples $(COMMAND) ## Runs everything that CI runs: the checks and all tests
 	@$(BIN)/python -m pytest $(TESTS)
 
 test-only: $(DEV) $(STUBS) $(COMMAND) ## Runs the tests named by TESTS, without the checks
@@ -67,12 +72,21 @@ protos: $(DEV) $(GOOGLEAPIS) ## Checks the protos with buf
 samples: $(DEV) $(STUBS) ## Decodes every recording listed under SAMPLES
 	@$(BIN)/python -m tests.samples $(SAMPLES)
 
+screenshots: $(DEV) $(STUBS) chromium ## Takes the README's pictures of the settings page anew
+	@$(BIN)/python -m tests.screenshots
+
 requirements: $(DEV) ## Prints each requirement id with its tests, or `missing`
 	@$(BIN)/python -m tests.support.requirements
 
 stubs: $(STUBS) ## Generates the Python stubs from protos/
 
 venv: $(DEV) $(COMMAND) ## Makes the virtual environment with everything in it
+
+reference: $(DEV) $(STUBS) ## Writes the settings and error reasons in docs/reference from the code
+	@$(BIN)/python -m tests.support.reference
+
+metrics-reference: $(DEV) ## Writes docs/reference/metrics.md from the code
+	@$(BIN)/python -m tests.support.metrics_reference
 
 deploy-check: $(DEV) $(STUBS) kustomize ## Renders every overlay and holds it against Kubernetes and the code
 	@$(BIN)/python -m pytest tests/deploy
@@ -82,6 +96,8 @@ vault: $(DEV) ## Finds HashiCorp Vault on PATH, or builds it once into a cache
 
 kustomize: $(DEV) ## Finds Kustomize on PATH, or builds it once into a cache
 	@$(BIN)/python -m deploy.programs kustomize
+
+examples: $(GO_EXAMPLE) $(NODE_EXAMPLE) ## Builds the callers in Go and Node
 
 chromium: $(DEV) ## Finds Chromium on PATH, or installs Debian's where root may
 	@$(BIN)/python -m deploy.programs chromium
@@ -96,8 +112,24 @@ lock: $(DEV) ## Pins requirements*.in anew, with hashes
 bench-keyvault: $(DEV) $(STUBS) ## Measures keyvault against gRPC and Vault; ARGS for more
 	@$(BIN)/python -m bench.keyvault $(ARGS)
 
+bench-observe: $(DEV) $(STUBS) ## Measures what metrics, log lines and traces cost; ARGS for more
+	@$(BIN)/python -m bench.observe $(ARGS)
+
 bench-ledger: $(DEV) $(STUBS) ## Measures the ledger against PostgreSQL and gRPC; ARGS for more
 	@$(BIN)/python -m bench.ledger $(ARGS)
+
+bench: ## Runs every benchmark in turn; a missed bar does not stop the next
+	@failed=0; for part in $(BENCHES); do $(MAKE) --no-print-directory bench-$$part || failed=1; \
+		done; exit $$failed
+
+bench-gateways: $(DEV) $(STUBS) ## Measures the suite beside other gateways; ARGS for more
+	@$(BIN)/python -m bench.gateways $(ARGS)
+
+profile: $(DEV) $(STUBS) ## Draws a flame graph of the router under load; ARGS for more
+	@$(BIN)/python -m bench.profile $(ARGS)
+
+bench-providers: $(DEV) ## Measures the dialects beside the providers' own SDKs; ARGS for more
+	@$(BIN)/python -m bench.providers $(ARGS)
 
 clean: ## Removes what make made; the state of `make run` stays
 	@rm -rf build $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -123,6 +155,31 @@ $(COMMAND): client/ownkey $(RUNTIME)
 $(DEV): requirements-dev.txt $(RUNTIME)
 	@echo 'Installing the packages of requirements-dev.txt into $(VENV)'
 	@$(PIP_INSTALL) --requirement requirements-dev.txt
+	@touch $@
+
+# The callers in Go and Node, built aside. The Go stubs' import paths follow the protos' folders.
+GO_STUBS := $(foreach proto,$(PROTOS:protos/%=%),$(foreach kind,go go-grpc,\
+	--$(kind)_opt=M$(proto)=ownkey/example/stubs/$(patsubst %/,%,$(dir $(proto)))))
+
+$(GO_EXAMPLE): $(wildcard client/examples/go/*) $(PROTOS) $(RUNTIME) $(GOOGLEAPIS)
+	@command -v go >/dev/null || \
+		{ echo 'The example in Go needs Go 1.25 or newer on PATH; install it from go.dev.' >&2; exit 1; }
+	@echo 'Building the example in Go'
+	@rm -rf $(@D) && mkdir -p $(@D) && cp client/examples/go/* $(@D)
+	@cd $(@D) && GOBIN="$$PWD" go install google.golang.org/protobuf/cmd/protoc-gen-go \
+		google.golang.org/grpc/cmd/protoc-gen-go-grpc
+	@PATH="$(@D):$$PATH" $(BIN)/python -m grpc_tools.protoc \
+		--proto_path=protos --proto_path=build/googleapis --go_out=$(@D) --go-grpc_out=$(@D) \
+		--go_opt=module=ownkey/example --go-grpc_opt=module=ownkey/example $(GO_STUBS) $(PROTOS)
+	@cd $(@D) && CGO_ENABLED=0 go build -mod=readonly -o $(@F) .
+
+$(NODE_EXAMPLE): $(wildcard client/examples/node/*)
+	@command -v npm >/dev/null || \
+		{ echo 'The example in Node needs Node 20 or newer with npm on PATH; install it from nodejs.org.' >&2; \
+		exit 1; }
+	@echo 'Installing the packages of the example in Node'
+	@rm -rf $(@D) && mkdir -p $(@D) && cp client/examples/node/* $(@D)
+	@cd $(@D) && npm ci --silent --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 # Generated aside and swapped in whole, so that no stub of a removed proto survives. The package

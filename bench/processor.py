@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -16,10 +17,30 @@ def seconds(root: int) -> float:
     total = 0.0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            fields = stat.read_text().rpartition(")")[2].split()
+            fields = _fields(stat)
         except OSError:
             # It has ended meanwhile.
             continue
         if int(stat.parent.name) == root or int(fields[_PARENT]) == root:
             total += (int(fields[_USER]) + int(fields[_SYSTEM])) / _TICKS_PER_SECOND
     return total
+
+
+def pin(root: int, core: int) -> None:
+    """
+    Keep a process, its threads and its children, and what they start from now on, on one core.
+
+    Args:
+        root: The process.
+        core: Number of the core.
+    """
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            number, parent = int(stat.parent.name), int(_fields(stat)[_PARENT])
+            if root in (number, parent):
+                for task in (stat.parent / "task").iterdir():
+                    os.sched_setaffinity(int(task.name), {core})
+
+
+def _fields(stat: Path) -> list[str]:
+    return stat.read_text().rpartition(")")[2].split()

@@ -19,6 +19,7 @@ from simulator.deepseek_api import DeepSeekAPI
 from simulator.faults import parse_fault
 from simulator.gemini_api import GeminiAPI
 from simulator.openai_api import OpenAIAPI
+from simulator.openai_responses_api import OpenAIResponsesAPI
 from simulator.openrouter_api import OpenRouterAPI
 from simulator.replicate_api import ReplicateAPI
 from simulator.stability_api import StabilityAPI
@@ -31,6 +32,7 @@ BODY_BYTES_MAX = 32 * 1024 * 1024
 
 _APIS = (
     OpenAIAPI,
+    OpenAIResponsesAPI,
     OpenRouterAPI,
     AnthropicAPI,
     GeminiAPI,

@@ -35,7 +35,7 @@ from simulator.openai_media import (
 )
 from simulator.tokens import Answer, pieces
 
-__all__ = ["OpenAIAPI", "bearer_key", "peek_json"]
+__all__ = ["MODELS", "RESPONSES_MODELS", "OpenAIAPI", "bearer_key", "peek_json", "require_json"]
 
 MODELS = (
     "gpt-4o-mini",
@@ -52,6 +52,8 @@ MODELS = (
     "o3-mini",
     "o4-mini",
 )
+RESPONSES_MODELS = ("o1-pro", "o3-pro", "gpt-5-pro", "gpt-5-codex")
+"""Served by Responses alone."""
 _REASONING = re.compile(r"o\d|gpt-5")
 _CREATED = 1_767_225_600
 _STOP_SEQUENCES_MAX = 4
@@ -223,7 +225,7 @@ class OpenAIAPI(ProviderAPI):
     async def _models(self, request: web.Request) -> web.StreamResponse:
         data = [
             {"id": model, "object": "model", "created": _CREATED, "owned_by": "system"}
-            for model in MODELS
+            for model in (*MODELS, *RESPONSES_MODELS)
         ]
         return await self.free(request, {"object": "list", "data": data})
 

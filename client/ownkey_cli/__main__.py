@@ -11,14 +11,26 @@ import typer
 from typer.core import TyperGroup
 
 from client.ownkey_cli.command import command
-from client.ownkey_cli.commands import certs, jobs, keys, keyvault, ledger, media, router, statement
+from client.ownkey_cli.commands import (
+    accounts,
+    certs,
+    jobs,
+    keys,
+    keyvault,
+    ledger,
+    media,
+    revocations,
+    router,
+    shared_limits,
+    statement,
+)
 from client.ownkey_cli.exits import Exit
 
 ORDER = (
     *("keys", "settings", "audit"),
-    *("generate", "image", "speech", "jobs", "explain", "models", "providers"),
-    *("credits", "mode", "usage", "entries", "statement", "plans"),
-    *("kek", "rewrap", "verify", "certs"),
+    *("generate", "image", "speech", "jobs", "explain", "estimate", "models", "providers"),
+    *("accounts", "credits", "mode", "usage", "entries", "statement", "plans"),
+    *("kek", "rewrap", "verify", "shared-limits", "revocations", "certs"),
 )
 
 
@@ -49,9 +61,11 @@ command(app, "image", panel=_REQUESTS)(media.image)
 command(app, "speech", panel=_REQUESTS)(media.speech)
 app.add_typer(jobs.app, name="jobs", rich_help_panel=_REQUESTS)
 command(app, "explain", panel=_REQUESTS)(router.explain)
+command(app, "estimate", panel=_REQUESTS)(router.estimate)
 command(app, "models", of_account=False, panel=_REQUESTS)(router.models)
 command(app, "providers", of_account=False, panel=_REQUESTS)(router.providers)
 
+app.add_typer(accounts.app, name="accounts", rich_help_panel=_CREDITS)
 app.add_typer(ledger.credits_, name="credits", rich_help_panel=_CREDITS)
 app.add_typer(ledger.mode, name="mode", rich_help_panel=_CREDITS)
 command(app, "usage", panel=_CREDITS)(ledger.usage)
@@ -62,6 +76,8 @@ command(app, "plans", of_account=False, panel=_CREDITS)(ledger.plans)
 app.add_typer(keyvault.kek, name="kek", rich_help_panel=_CARE)
 command(app, "rewrap", of_account=False, panel=_CARE)(keyvault.rewrap)
 command(app, "verify", of_account=False, panel=_CARE)(ledger.verify)
+app.add_typer(shared_limits.app, name="shared-limits", rich_help_panel=_CARE)
+app.add_typer(revocations.app, name="revocations", rich_help_panel=_CARE)
 app.add_typer(certs.app, name="certs", rich_help_panel=_CARE)
 
 

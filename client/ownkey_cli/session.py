@@ -67,6 +67,11 @@ class Session:
             raise InputError("Name the account by --account or OWNKEY_ACCOUNT, for example demo.")
         return full_name("accounts", self._account)
 
+    @property
+    def account_if_named(self) -> str:
+        """The account, empty where none was named."""
+        return self.account if self._account else ""
+
     def key(self, name: str) -> str:
         """A key by its id in the account, or by its whole name."""
         return name if "/" in name else full_name(f"{self.account}/keys", name)

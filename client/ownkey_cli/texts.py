@@ -38,10 +38,10 @@ def credits_number(nano_credits: int) -> str:
     return _decimal(nano_credits)
 
 
-def in_usd(nano_usd: int) -> str:
+def in_usd(nano_usd: int, *, places_min: int = 2) -> str:
     """`$0.0000123`."""
     sign = "-" if nano_usd < 0 else ""
-    return f"{sign}${_decimal(abs(nano_usd), places_min=2)}"
+    return f"{sign}${_decimal(abs(nano_usd), places_min=places_min)}"
 
 
 def usd_per_million(nano_usd_per_million_tokens: int) -> str:

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 TRUST_DOMAIN = "ownkey.internal"
-IDENTITIES = ("keyvault", "router", "ledger", "backend", "operator")
+IDENTITIES = ("keyvault", "router", "ledger", "backend", "operator", "web")
 """Who the packaged policies know."""
 AUTHORITY_DAYS = 90
 LOOPBACK_NAMES = ("localhost",)

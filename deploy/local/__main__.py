@@ -67,6 +67,7 @@ def run(
             else:
                 account = asyncio.run(walk(suite, console))
                 suite.state.keep_walk(account)
+            suite.start_settings_page(account)
             _print_doors(console, suite, account)
             _serve_until_interrupted(suite)
             console.print("Stopping.")
@@ -91,7 +92,7 @@ def _suite(state: Path, kek: KekChoice, ports: Ports, console: Console, *, tls: 
         console.print(f"  [dim]starting[/dim] {what}")
 
     wraps: Kek = "vault" if kek is KekChoice.VAULT else "local"
-    return Suite(state, kek=wraps, tls=tls, ports=ports, say=say)
+    return Suite(state, kek=wraps, tls=tls, metrics=True, ports=ports, say=say)
 
 
 @contextmanager
@@ -168,7 +169,28 @@ def _print_doors(console: Console, suite: Suite, account: str) -> None:
     console.print(
         f"  curl {trusted}{door} -d '{chat}'", markup=False, highlight=False, soft_wrap=True
     )
+    _print_doors_for_people(console, suite, account)
     console.print(f"\nLogs are in {suite.state.logs}. Interrupt (Ctrl-C) to stop.")
+
+
+def _print_doors_for_people(console: Console, suite: Suite, account: str) -> None:
+    """The command, and the settings page with the link that opens it."""
+    token = suite.state.tokens / OPERATOR
+    lines = (
+        "",
+        f"  export OWNKEY_ACCOUNT={account.partition('/')[2]} OWNKEY_TOKEN_FILE={token}",
+        "  .venv/bin/ownkey keys list",
+        '  .venv/bin/ownkey generate "What is a data key?"',
+        "  .venv/bin/ownkey usage --by model",
+        "",
+        "The settings page; the link opens one browser, once:",
+        "",
+        f"  {suite.settings_link}",
+        "",
+        f"The next link then stands in {suite.state.settings_link_file}.",
+    )
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ class Addresses:
         ledger: Ledger's gRPC.
         http: Router's HTTP door.
         simulator: Simulator's HTTP.
+        web: The settings page, where it was started.
     """
 
     keyvault: str
@@ -39,6 +40,7 @@ class Addresses:
     ledger: str
     http: str
     simulator: str
+    web: str
 
 
 class Clients:

@@ -13,7 +13,9 @@ Rules:
 from __future__ import annotations
 
 import http.client
+import itertools
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -39,6 +41,11 @@ _PROBE_TIMEOUT_SECONDS = 1.0
 _LOG_TAIL_LINES = 20
 _LOG_TAIL_BYTES_MAX = 16 * 1024
 _HTTP_OK = 200
+PORTS = range(20_000, 32_768)
+"""Below what systems give to outgoing connections, which take any port at any moment."""
+PORT_TRIES_MAX = 1_000
+_next_port = itertools.count(secrets.randbelow(len(PORTS)))
+"""One process never gets a port twice in a row; two begin apart."""
 
 Probe = Callable[[], bool]
 """Says whether a part serves; never raises for a part that does not yet."""
@@ -205,7 +212,13 @@ class Supervisor:
         self.log_folder = log_folder
         self._processes: list[Process] = []
 
-    def start(self, command: Command, probe: Probe) -> Process:
+    def start(
+        self,
+        command: Command,
+        probe: Probe,
+        *,
+        timeout_seconds: float = READY_TIMEOUT_SECONDS,
+    ) -> Process:
         """
         Starts a part and waits until it serves.
 
@@ -215,7 +228,7 @@ class Supervisor:
         process = Process(command, log_folder=self.log_folder)
         self._processes.append(process)
         process.start()
-        process.wait_ready(probe)
+        process.wait_ready(probe, timeout_seconds=timeout_seconds)
         return process
 
     def run(self, command: Command, *, timeout_seconds: float = READY_TIMEOUT_SECONDS) -> None:
@@ -303,11 +316,19 @@ def tail(log: Path) -> str:
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """
+    A TCP port on loopback that nobody listens on, and that no outgoing connection takes meanwhile.
+
+    Raises:
+        LocalError: None was found.
+    """
+    for _ in range(PORT_TRIES_MAX):
+        port = PORTS[next(_next_port) % len(PORTS)]
+        if port_is_free(port):
+            return port
+    raise LocalError(
+        f"no free port was found from {PORTS.start} to {PORTS.stop - 1}; end what listens there"
+    )
 
 
 def port_is_free(port: int) -> bool:

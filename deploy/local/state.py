@@ -11,6 +11,7 @@ The state folder of a local suite: its layout, its version, its lock and the sec
     vault/             a Vault server's store, certificates and unseal keys
     secrets/           0600: fingerprint keys, DSNs with passwords
     secrets/tokens/    0600: one token for each internal identity
+    secrets/settings-link    0600: the link that opens the settings page next
     tls/               certificates of the parts and of callers, made anew at each start with TLS
     logs/              one log for each process
 """
@@ -25,7 +26,7 @@ from typing import IO, Literal, Self
 from deploy.local.processes import LocalError
 
 LAYOUT_VERSION = 1
-IDENTITIES = ("keyvault", "operator", "router")
+IDENTITIES = ("keyvault", "operator", "router", "web")
 SERVICES = ("keyvault", "ledger", "router")
 _FINGERPRINT_KEY_BYTES = 32
 _TOKEN_BYTES = 32
@@ -95,6 +96,11 @@ class StateFolder:
     def fingerprint_key_file(self, service: str) -> Path:
         """The file with the service's key for keyed hashes."""
         return self.path / "secrets" / f"{service}.fingerprint-key"
+
+    @property
+    def settings_link_file(self) -> Path:
+        """The file with the link that opens the settings page next."""
+        return self.path / "secrets" / "settings-link"
 
     def dsn_file(self, service: str) -> Path:
         """The file with the DSN of the service's database."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -34,14 +34,16 @@ from deploy.local.state import Kek, StateFolder
 from deploy.local.vault import TRANSIT_KEY, TRANSIT_MOUNT, LocalVault
 from deploy.programs import VAULT, ProgramMissingError
 from services.shared.certificates import TlsFiles
-from services.shared.identity import OPERATOR
+from services.shared.identity import OPERATOR, WEB
 
 SIMULATOR = "simulator"
 START_ORDER = (SIMULATOR, "ledger", "keyvault", "router")
-LISTENERS = (*START_ORDER, "http")
-"""Every part, and the router's HTTP door."""
+LISTENERS = (*START_ORDER, "http", WEB)
+"""Every part, the router's HTTP door, and the settings page."""
 STORED_IN = {name: f"ownkey_{name}" for name in ("keyvault", "ledger", "router")}
 """The database of each service."""
+METRICS_LISTENERS = tuple(f"{service}_metrics" for service in STORED_IN)
+"""Where the services' metrics are read."""
 
 _PLANS_FILE = Path(__file__).parent / "plans.yaml"
 _SIMULATED_PROVIDERS = (
@@ -68,11 +70,15 @@ class Ports:
     ledger: int = 7103
     http: int = 7180
     simulator: int = 7190
+    web: int = 7170
+    keyvault_metrics: int = 7121
+    router_metrics: int = 7122
+    ledger_metrics: int = 7123
 
     @classmethod
     def any_free(cls) -> Ports:
         """Free ports for all parts: suites of tests run beside each other."""
-        return cls(keyvault=0, router=0, ledger=0, http=0, simulator=0)
+        return cls(**{field.name: 0 for field in fields(cls)})
 
 
 class Suite:
@@ -83,6 +89,7 @@ class Suite:
         state_folder: Keeps everything that outlives a run.
         kek: What wraps the keys: a local keyring, or a real Vault.
         tls: Whether the parts speak mutual TLS instead of plain text.
+        metrics: Whether the services' metrics can be read.
         ports: Where the parts listen.
         environ: More settings, by service.
         say: Told, in a few words, what begins.
@@ -94,6 +101,7 @@ class Suite:
         *,
         kek: Kek = "local",
         tls: bool = False,
+        metrics: bool = False,
         ports: Ports | None = None,
         environ: Mapping[str, Mapping[str, str]] | None = None,
         say: Callable[[str], None] = lambda _: None,
@@ -103,6 +111,7 @@ class Suite:
         self.postgres = EmbeddedPostgres(self.state.postgres, log_folder=self.state.logs)
         self.vault: LocalVault | None = None
         self.tls = tls
+        self.metrics = metrics
         self._environ = environ or {}
         self._say = say
         self._supervisor = Supervisor(self.state.logs)
@@ -117,6 +126,10 @@ class Suite:
     def operator_token(self) -> str:
         """What an operator shows to the services."""
         return self.state.token(OPERATOR)
+
+    def metrics_address(self, service: str) -> str:
+        """Where a service's metrics are read, `host:port`."""
+        return self._address(f"{service}_metrics")
 
     def tls_files(self, identity: str) -> TlsFiles | None:
         """An identity's certificate; None where plain text is spoken."""
@@ -178,6 +191,42 @@ class Suite:
         else:
             self._processes[name] = self._supervisor.start(command, probe)
 
+    def start_settings_page(self, account: str) -> None:
+        """
+        Starts the settings page; `settings_link` then opens it.
+
+        Args:
+            account: The one account that it acts for, `accounts/{account}`.
+
+        Raises:
+            LocalError: It did not start.
+        """
+        self._say(f"settings page on port {self.ports.web}")
+        files = self.tls_files(WEB)
+        settings = {
+            "ACCOUNT": account,
+            "LISTEN": self._address(WEB),
+            "LINK_FILE": str(self.state.settings_link_file),
+            "TOKEN_FILE": str(self.state.tokens / WEB),
+            **{
+                f"{service.upper()}_ADDRESS": self._address(service)
+                for service in ("keyvault", "router", "ledger")
+            },
+            **({} if files is None else _tls_settings(files)),
+        }
+        command = Command(
+            name=WEB,
+            arguments=[sys.executable, "-m", "client.web", "serve"],
+            environ={f"OWNKEY_WEB_{name}": value for name, value in settings.items()},
+        )
+        probe = http_answers(self.ports.web, "/healthz")
+        self._processes[WEB] = self._supervisor.start(command, probe)
+
+    @property
+    def settings_link(self) -> str:
+        """What opens the settings page next, in one browser."""
+        return self.state.settings_link_file.read_text().strip()
+
     def process(self, name: str) -> Process:
         """The process of the simulator or a service, for stopping, pausing and killing it."""
         return self._processes[name]
@@ -199,7 +248,7 @@ class Suite:
 
     def _take_ports(self) -> None:
         """Picks free ports where any will do and refuses those that others listen on."""
-        for name in LISTENERS:
+        for name in (*LISTENERS, *(METRICS_LISTENERS if self.metrics else ())):
             port = getattr(self.ports, name)
             if port == 0:
                 self.ports = replace(self.ports, **{name: free_port()})
@@ -257,9 +306,13 @@ class Suite:
             "LISTEN": self._address(service),
             "TOKENS_DIR": str(self.state.tokens),
             **({} if files is None else _tls_settings(files)),
+            **self._metrics_settings(service),
             "FINGERPRINT_KEY_FILE": str(self.state.fingerprint_key_file(service)),
             **own[service](),
         }
+
+    def _metrics_settings(self, service: str) -> dict[str, str]:
+        return {"METRICS_LISTEN": self._address(f"{service}_metrics")} if self.metrics else {}
 
     def _ledger_settings(self) -> dict[str, str]:
         return {

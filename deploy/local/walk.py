@@ -41,7 +41,11 @@ GRANT_NANO_CREDITS = 1_000 * NANO
 QUESTION = "In one sentence: what is a data key?"
 # Made up, in the provider's shape; the simulator takes any that names no fault.
 OWN_SECRET = "sk-proj-demo-own-key-0123456789abcdefghijklmnop"  # noqa: S105
-SHARED_SECRET = "sk-proj-demo-shared-key-0123456789abcdefghijkl"  # noqa: S105
+SHARED_SECRETS = {
+    "openai": "sk-proj-demo-shared-key-0123456789abcdefghijkl",
+    "anthropic": "sk-ant-api03-demo-shared-key-0123456789abcdefghij",
+}
+"""The product's keys at the providers of the models that credits choose by themselves."""
 REVOKED_SECRET = "sk-proj-revoked-key-0123456789abcdefghijklmnop"  # noqa: S105
 
 
@@ -88,7 +92,7 @@ class Walk:
 
     async def run(self) -> None:
         """Take all steps in order."""
-        await self._add_shared_key()
+        await self._add_shared_keys()
         await self._grant()
         await self._store_keys()
         await self._pause()
@@ -104,23 +108,24 @@ class Walk:
     def _say(self, text: str) -> None:
         self._console.print(f"   {text}", highlight=False)
 
-    async def _add_shared_key(self) -> None:
-        """Give the product a shared key, which credits pay for, unless it has one (K16)."""
+    async def _add_shared_keys(self) -> None:
+        """Give the product the shared keys, which credits pay for, that it lacks (K16)."""
         listed = await self._clients.keyvault.ListKeys(
             keyvault_service_pb2.ListKeysRequest(parent="accounts/platform"),
             metadata=self._clients.operator,
         )
-        if listed.keys:
-            return
-        await self._clients.keyvault.CreateKey(
-            keyvault_service_pb2.CreateKeyRequest(
-                parent="accounts/platform",
-                key=key_pb2.Key(provider="openai", label="shared"),
-                secret=SHARED_SECRET,
-                request_id=new_id(),
-            ),
-            metadata=self._clients.operator,
-        )
+        stored = {key.provider for key in listed.keys}
+        for provider, secret in SHARED_SECRETS.items():
+            if provider not in stored:
+                await self._clients.keyvault.CreateKey(
+                    keyvault_service_pb2.CreateKeyRequest(
+                        parent="accounts/platform",
+                        key=key_pb2.Key(provider=provider, label="shared"),
+                        secret=secret,
+                        request_id=new_id(),
+                    ),
+                    metadata=self._clients.operator,
+                )
 
     async def _grant(self) -> None:
         self._step(1, "An account on a plan gets credits")

@@ -8,9 +8,8 @@ import sys
 
 from services.keyvault.bootstrap import MIGRATIONS, keyvault
 from services.keyvault.config import read_config
-from services.shared import logging
-from services.shared.config import read_secret_file
-from services.shared.migrate import migrate
+from services.shared import logging, tracing
+from services.shared.migrate import run_migrations
 from services.shared.server import run, serve_until_stopped
 
 USAGE = "usage: python -m services.keyvault serve|migrate"
@@ -20,14 +19,13 @@ EXIT_USAGE = 64  # EX_USAGE of sysexits.h
 async def _serve() -> None:
     config = read_config(os.environ)
     logging.configure(service="keyvault", style=config.log_format)
-    async with keyvault(config) as spec:
-        await serve_until_stopped(spec)
+    with tracing.traced(config, service="keyvault"):
+        async with keyvault(config) as spec:
+            await serve_until_stopped(spec)
 
 
 async def _migrate() -> None:
-    config = read_config(os.environ)
-    logging.configure(service="keyvault", style=config.log_format)
-    await migrate(read_secret_file(config.database_dsn_file).reveal(), MIGRATIONS)
+    await run_migrations("keyvault", MIGRATIONS, os.environ)
 
 
 def main(arguments: list[str]) -> None:

@@ -16,18 +16,25 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from ownkey.keyvault.v1 import keyvault_service_pb2_grpc
 
 from services.keyvault.adapters.local_keyring import LocalKeyring
+from services.keyvault.adapters.metrics import PrometheusCacheMeter, show_broken_chains
 from services.keyvault.adapters.postgres_audit import PostgresAuditLog
 from services.keyvault.adapters.postgres_audit_chain import PostgresAuditChain
 from services.keyvault.adapters.postgres_keys import PostgresKeyStore
 from services.keyvault.adapters.postgres_proofs import PostgresProofs
 from services.keyvault.adapters.postgres_records import PostgresRecords
+from services.keyvault.adapters.postgres_restoring import PostgresRestoring
 from services.keyvault.adapters.postgres_service_keys import PostgresServiceKeys
 from services.keyvault.adapters.postgres_sharing import PostgresSharing
 from services.keyvault.adapters.router_prober import RouterProber
 from services.keyvault.adapters.vault_http import VaultSettings
 from services.keyvault.adapters.vault_login import AppRole, KubernetesAuth, LoginMethod
 from services.keyvault.adapters.vault_transit import VaultTransit
-from services.keyvault.config import KEK_VAULT, LOGIN_KUBERNETES, KeyvaultConfig
+from services.keyvault.config import (
+    KEK_VAULT,
+    LOGIN_KUBERNETES,
+    PROMOTIONS_TRUST,
+    KeyvaultConfig,
+)
 from services.keyvault.domain.sealing import Lifetimes
 from services.keyvault.rpc.policy import DESCRIPTOR, SERVICE
 from services.keyvault.rpc.servicer import KeyvaultServicer, UseCases
@@ -51,10 +58,16 @@ from services.keyvault.usecases.releases import Releases
 from services.keyvault.usecases.replace_key import ReplaceKey
 from services.keyvault.usecases.report_health import ReportHealth
 from services.keyvault.usecases.resolve_keys import ResolveKeys
+from services.keyvault.usecases.restoring import Restoring
 from services.keyvault.usecases.rewrap_keys import RewrapKeys
 from services.keyvault.usecases.sealed_secrets import SealedSecrets
 from services.keyvault.usecases.sealing_keys import SealingKeys
-from services.keyvault.usecases.service_keys import AUDIT, CLIENT_HELD, ServiceKeys
+from services.keyvault.usecases.service_keys import (
+    AUDIT,
+    CLIENT_HELD,
+    REVOCATIONS,
+    ServiceKeys,
+)
 from services.keyvault.usecases.shared_reads import SharedReads
 from services.keyvault.usecases.sharing import Sharing
 from services.keyvault.usecases.stored_secrets import SecretBox
@@ -66,6 +79,7 @@ from services.shared.channel import open_channel
 from services.shared.clock import Clock, SystemClock
 from services.shared.config import ConfigError, read_secret_file
 from services.shared.identity import KEYVAULT
+from services.shared.metrics import observe_rpc
 from services.shared.migrate import check_schema
 from services.shared.paging import PageTokens
 from services.shared.policy_file import load_policy
@@ -75,8 +89,8 @@ from services.shared.server import ServerSpec
 
 APPLICATION_NAME = "ownkey-keyvault"
 MIGRATIONS = Path(__file__).parent / "migrations"
-SCHEMA_CODE = 6
-SCHEMA_NEEDED = 6
+SCHEMA_CODE = 8
+SCHEMA_NEEDED = 8
 KEY_ID_BYTES = 8
 DERIVED_KEY_BYTES = 32
 
@@ -113,12 +127,12 @@ async def keyvault(
         records = PostgresRecords(database)
         await _check_records(records, kek)
         await records.make_floor(kek.name)
+        restore_store = PostgresRestoring(database)
+        await restore_store.trust_promotions(trusted=config.promotions == PROMOTIONS_TRUST)
         service_keys = ServiceKeys(kek=kek, store=PostgresServiceKeys(database))
         audit_key = await service_keys.open(AUDIT)
         chains = PostgresAuditChain(database)
-        chainer = AuditChainer(chains, key=audit_key, clock=clock)
-        stack.push_async_callback(chainer.close)
-        chainer.start()
+        chainer = _start_chaining(chains, audit_key, clock=clock, stack=stack)
         channel = open_channel(config.router_address, certificates)
         stack.push_async_callback(channel.close)
         prober = RouterProber(channel, token=config.token(KEYVAULT), clock=clock)
@@ -128,6 +142,7 @@ async def keyvault(
             age_seconds_max=config.cache_seconds,
             grace_seconds=config.cache_grace_seconds,
             count_max=config.cache_keys,
+            meter=PrometheusCacheMeter(),
         )
         stack.push_async_callback(data_keys.close)
         sealing_keys = SealingKeys(
@@ -215,9 +230,20 @@ async def keyvault(
                 reencrypt=ReencryptKeys(store=store, records=records, box=box, clock=clock),
                 verify_audit=VerifyAudit(chains, chainer=chainer, key=audit_key),
                 sharing=Sharing(PostgresSharing(database)),
+                restoring=Restoring(restore_store, key=await service_keys.open(REVOCATIONS)),
             )
         )
         yield _spec(config, servicer, access=access, certificates=certificates, clock=clock)
+
+
+def _start_chaining(
+    chains: PostgresAuditChain, key: Secret, *, clock: Clock, stack: AsyncExitStack
+) -> AuditChainer:
+    chainer = AuditChainer(chains, key=key, clock=clock)
+    show_broken_chains(chainer.broken)
+    stack.push_async_callback(chainer.close)
+    chainer.start()
+    return chainer
 
 
 def _spec(
@@ -239,9 +265,11 @@ def _spec(
             table=STATUS,
             access=access,
             clock=clock,
+            observe=observe_rpc,
         ),
         certificates=certificates,
         health_listen=config.health_listen,
+        metrics_listen=config.metrics_listen,
         connection_seconds=config.connection_seconds,
         drain_seconds=config.drain_seconds,
     )

@@ -22,6 +22,8 @@ from services.shared.serving_config import ServingConfig
 PREFIX = "OWNKEY_KEYVAULT_"
 KEK_LOCAL = "local"
 KEK_VAULT = "vault"
+PROMOTIONS_ASK = "ask"
+PROMOTIONS_TRUST = "trust"
 LOGIN_APPROLE = "approle"
 LOGIN_KUBERNETES = "kubernetes"
 
@@ -64,6 +66,13 @@ class KeyvaultConfig(ServingConfig):
         "connections held at most, 2 to 100; more than the server's cores help little",
         default=10,
         parse=whole(2, 100),
+    )
+    promotions: str = setting(
+        "OWNKEY_KEYVAULT_PROMOTIONS",
+        "what a promoted standby is: ask (nothing is served until an operator accepts it, as after "
+        "a restore), or trust, where every commit waits for the standby that is promoted",
+        default=PROMOTIONS_ASK,
+        parse=choice(PROMOTIONS_ASK, PROMOTIONS_TRUST),
     )
     fingerprint_key_file: Path = setting(
         "OWNKEY_KEYVAULT_FINGERPRINT_KEY_FILE",
@@ -193,9 +202,9 @@ class KeyvaultConfig(ServingConfig):
     )
     drain_seconds: float = setting(
         "OWNKEY_KEYVAULT_DRAIN_SECONDS",
-        "how long running calls may go on after a stop was asked for",
+        "how long running calls may go on after a stop was asked for, 0 to 3600",
         default=10.0,
-        parse=seconds(0, 600),
+        parse=seconds(0, 3600),
     )
     log_format: str = setting(
         "OWNKEY_KEYVAULT_LOG_FORMAT",

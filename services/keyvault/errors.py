@@ -356,6 +356,56 @@ class WrongResidenceError(ServiceError):
         )
 
 
+class RestoreNotAcceptedError(ServiceError):
+    """The database is not the one that was accepted last, so keys revoked since may be in it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this database was restored from a backup, or a standby was promoted, so keys revoked "
+            "since could serve again; nothing is served until an operator runs `ownkey revocations "
+            "replay <file>`, or accepts that by `ownkey revocations accept --name <name>`"
+        )
+
+
+class RestoreFault(StrEnum):
+    """Why a page of revocations, or an acceptance, is not taken."""
+
+    NOT_GENUINE = "NOT_GENUINE"
+    OTHER_DATABASE = "OTHER_DATABASE"
+    PAGES_MISSING = "PAGES_MISSING"
+    NOT_RESTORED = "NOT_RESTORED"
+    NOT_REPLAYED = "NOT_REPLAYED"
+
+
+_RESTORE_SENTENCES = {
+    RestoreFault.NOT_GENUINE: (
+        "it was changed, or signed by another keyvault; take the file as it was exported"
+    ),
+    RestoreFault.OTHER_DATABASE: (
+        "it is of another database than this one continues; take the export of that one, or begin "
+        "a new file"
+    ),
+    RestoreFault.PAGES_MISSING: (
+        "it begins after what is known here; replay the pages before it first"
+    ),
+    RestoreFault.NOT_RESTORED: "the database is in service, so there is nothing to replay",
+    RestoreFault.NOT_REPLAYED: (
+        "the replay did not come to the number that is accepted; replay the whole file, or accept "
+        "by name"
+    ),
+}
+
+
+class RestoreRefusedError(ServiceError):
+    """A page of exported revocations, or an acceptance, does not fit the database."""
+
+    def __init__(self, fault: RestoreFault) -> None:
+        super().__init__(
+            f"this is refused: {_RESTORE_SENTENCES[fault]}", metadata={"fault": fault.value}
+        )
+        self.fault = fault
+
+
 class NotServedError(ServiceError):
     """The call is part of the contract and not served yet."""
 

@@ -35,6 +35,7 @@ from services.shared.boundary import Boundary
 from services.shared.clock import Clock, SystemClock
 from services.shared.config import read_secret_file
 from services.shared.ids import new_id
+from services.shared.metrics import observe_rpc
 from services.shared.migrate import check_schema
 from services.shared.policy_file import load_policy
 from services.shared.postgres import Database
@@ -97,6 +98,7 @@ async def ledger(config: LedgerConfig, *, clock: Clock | None = None) -> AsyncIt
                 plans=plans,
                 lease=timedelta(seconds=config.lease_seconds),
                 limits=_lane_limits(config),
+                meter=meter,
             ),
             accounts=Accounts(plans=plans, receipt_key=key, reader=reader),
             key=key,
@@ -119,9 +121,10 @@ async def ledger(config: LedgerConfig, *, clock: Clock | None = None) -> AsyncIt
             listen=config.listen,
             services=[SERVICE],
             register=register,
-            boundary=Boundary(table=TABLE, access=access, clock=clock),
+            boundary=Boundary(table=TABLE, access=access, clock=clock, observe=observe_rpc),
             certificates=certificates,
             health_listen=config.health_listen,
+            metrics_listen=config.metrics_listen,
             connection_seconds=config.connection_seconds,
             drain_seconds=config.drain_seconds,
         )

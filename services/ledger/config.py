@@ -110,9 +110,9 @@ class LedgerConfig(ServingConfig):
     )
     drain_seconds: float = setting(
         "OWNKEY_LEDGER_DRAIN_SECONDS",
-        "how long running calls may go on after a stop was asked for",
+        "how long running calls may go on after a stop was asked for, 0 to 3600",
         default=10.0,
-        parse=seconds(0, 600),
+        parse=seconds(0, 3600),
     )
     log_format: str = setting(
         "OWNKEY_LEDGER_LOG_FORMAT",

@@ -8,9 +8,8 @@ import sys
 
 from services.router.bootstrap import MIGRATIONS, router
 from services.router.config import read_config
-from services.shared import logging
-from services.shared.config import ConfigError, read_secret_file
-from services.shared.migrate import migrate
+from services.shared import logging, tracing
+from services.shared.migrate import run_migrations
 from services.shared.server import run, serve_until_stopped
 
 USAGE = "usage: python -m services.router serve|migrate"
@@ -20,16 +19,13 @@ EXIT_USAGE = 64  # EX_USAGE of sysexits.h
 async def _serve() -> None:
     config = read_config(os.environ)
     logging.configure(service="router", style=config.log_format)
-    async with router(config) as spec:
-        await serve_until_stopped(spec)
+    with tracing.traced(config, service="router"):
+        async with router(config) as spec:
+            await serve_until_stopped(spec)
 
 
 async def _migrate() -> None:
-    config = read_config(os.environ)
-    logging.configure(service="router", style=config.log_format)
-    if config.database_dsn_file is None:
-        raise ConfigError(["OWNKEY_ROUTER_DATABASE_DSN_FILE must be set: it names the database"])
-    await migrate(read_secret_file(config.database_dsn_file).reveal(), MIGRATIONS)
+    await run_migrations("router", MIGRATIONS, os.environ)
 
 
 def main(arguments: list[str]) -> None:

@@ -20,6 +20,11 @@ from services.router.adapters.ledger_client import GrpcLedger
 from services.router.adapters.ledger_tariffs import GrpcTariffs
 from services.router.adapters.postgres_jobs import PostgresJobs
 from services.router.adapters.price_library import PriceLibrary
+from services.router.adapters.provider_metrics import (
+    ObservedCalls,
+    ObservedJobCalls,
+    breaker_counter,
+)
 from services.router.adapters.transport import AiohttpTransport
 from services.router.config import RouterConfig
 from services.router.http.door import Door
@@ -42,7 +47,6 @@ from services.router.usecases.estimate_cost import EstimateCost
 from services.router.usecases.experience import Experience
 from services.router.usecases.explain import Explain
 from services.router.usecases.generate import GenerateText
-from services.router.usecases.job_calls import JobCalls
 from services.router.usecases.job_guard import JobGuard
 from services.router.usecases.job_keys import StoredJobKeys
 from services.router.usecases.job_output import ReadJobOutput
@@ -60,6 +64,7 @@ from services.shared.channel import open_channel
 from services.shared.clock import Clock, SystemClock
 from services.shared.config import ConfigError, read_secret_file
 from services.shared.identity import ROUTER
+from services.shared.metrics import observe_rpc
 from services.shared.migrate import check_schema
 from services.shared.paging import PageTokens
 from services.shared.policy_file import load_policy
@@ -126,14 +131,18 @@ async def router(config: RouterConfig, *, clock: Clock | None = None) -> AsyncIt
             clock=clock,
             timeouts={provider.id: provider.timeouts for provider in catalogue.providers.values()},
         )
-        experience = Experience(caller.host, failures_to_open=config.breaker_failures)
+        experience = Experience(
+            caller.host,
+            failures_to_open=config.breaker_failures,
+            turned=breaker_counter(catalogue.providers),
+        )
         outages = OutageExchange(keyvault_channel, token=token, experience=experience, clock=clock)
         stack.push_async_callback(outages.close)
         outages.open()
         engine = Engine(
             keys=keys,
             ledger=ledger,
-            caller=caller,
+            caller=ObservedCalls(caller, models=catalogue.models, clock=clock),
             settler=Settler(ledger, work),
             work=work,
             experience=experience,
@@ -202,7 +211,7 @@ async def _jobs(
     stack.push_async_callback(engine.work.drain)
     clock, owner = engine.clock, f"{config.instance}-{secrets.token_hex(CLAIMANT_BYTES // 2)}"
     store = PostgresJobs(database, owner=owner)
-    calls = JobCalls(
+    calls = ObservedJobCalls(
         jobs=JOB_DIALECTS,
         dialects=caller.dialects,
         base_urls=caller.base_urls,
@@ -311,9 +320,11 @@ def _spec(
             access=access,
             clock=clock,
             request_bytes_max=REQUEST_BYTES_MAX,
+            observe=observe_rpc,
         ),
         certificates=certificates,
         health_listen=config.health_listen,
+        metrics_listen=config.metrics_listen,
         connection_seconds=config.connection_seconds,
         drain_seconds=config.drain_seconds,
     )

@@ -167,9 +167,9 @@ class RouterConfig(ServingConfig):
     )
     drain_seconds: float = setting(
         "OWNKEY_ROUTER_DRAIN_SECONDS",
-        "how long running calls may go on after a stop was asked for",
+        "how long running calls may go on after a stop was asked for, 0 to 3600",
         default=30.0,
-        parse=seconds(0, 600),
+        parse=seconds(0, 3600),
     )
     log_format: str = setting(
         "OWNKEY_ROUTER_LOG_FORMAT",

@@ -21,6 +21,7 @@ import structlog
 from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
+from services.shared import tracing
 from services.shared.errors import (
     DeadlineTooShortError,
     InternalError,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from services.shared.access import Access
     from services.shared.clock import Clock
     from services.shared.status import StatusTable
+    from services.shared.tracing import Span, Trace
 
 UNARY_SECONDS_DEFAULT = 60.0
 STREAM_SECONDS_MAX = 600.0
@@ -44,6 +46,12 @@ DEADLINE_SECONDS_MIN = 0.02
 REQUEST_BYTES_MAX_DEFAULT = 4 * 1024 * 1024
 IN_FLIGHT_MAX_DEFAULT = 2048
 OVERLOAD_RETRY_SECONDS = 0.5
+
+_SERVER_FAULTS = frozenset(
+    {"DATA_LOSS", "DEADLINE_EXCEEDED", "INTERNAL", "UNAVAILABLE", "UNIMPLEMENTED", "UNKNOWN"}
+)
+"""Codes that mark a served call's span as failed; the others are the caller's doing.
+https://opentelemetry.io/docs/specs/semconv/rpc/grpc/"""
 
 _HEALTH = "/grpc.health.v1.Health/"
 _REFLECTION = "/grpc.reflection."
@@ -63,12 +71,14 @@ class Call:
         identity: Who calls.
         deadline: When it must have ended, on the clock's monotonic scale.
         clock: The clock it is served on.
+        trace: Its place in its trace; None where nothing is traced.
     """
 
     rpc: str
     identity: str
     deadline: float
     clock: Clock
+    trace: Trace | None = None
 
     def time_remaining(self) -> float:
         """Return the seconds left, zero or more."""
@@ -172,7 +182,7 @@ class Boundary(grpc.aio.ServerInterceptor):
             )
 
             async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
-                with self._serving(rpc) as ended:
+                with self._serving(rpc, context) as ended:
                     try:
                         allowed = self._enter(
                             rpc, request, context, ended, default_seconds=STREAM_SECONDS_MAX
@@ -191,7 +201,7 @@ class Boundary(grpc.aio.ServerInterceptor):
             return make(stream, read, handler.response_serializer)
 
         async def unary(request: Any, context: Any) -> Any:
-            with self._serving(rpc) as ended:
+            with self._serving(rpc, context) as ended:
                 try:
                     allowed = self._enter(
                         rpc, request, context, ended, default_seconds=UNARY_SECONDS_DEFAULT
@@ -204,26 +214,28 @@ class Boundary(grpc.aio.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(unary, read, handler.response_serializer)
 
     @contextlib.contextmanager
-    def _serving(self, rpc: str) -> Iterator[_Ended]:
-        """Count a call in and out and write its one line."""
+    def _serving(self, rpc: str, context: Any) -> Iterator[_Ended]:
+        """Count a call in and out, trace it and write its one line."""
         structlog.contextvars.clear_contextvars()
         ended = _Ended()
         started = self._clock.monotonic()
         self._in_flight += 1
-        try:
-            yield ended
-        finally:
-            self._in_flight -= 1
-            seconds = self._clock.monotonic() - started
-            self._observe(CallRecord(rpc, ended.identity, ended.code, ended.reason, seconds))
-            log.info(
-                "rpc",
-                rpc=rpc,
-                identity=ended.identity,
-                code=ended.code,
-                reason=ended.reason,
-                duration_ms=round(seconds * 1000, 3),
-            )
+        with _span(rpc, context) as span:
+            try:
+                yield ended
+            finally:
+                self._in_flight -= 1
+                seconds = self._clock.monotonic() - started
+                self._observe(CallRecord(rpc, ended.identity, ended.code, ended.reason, seconds))
+                _tell(span, ended)
+                log.info(
+                    "rpc",
+                    rpc=rpc,
+                    identity=ended.identity,
+                    code=ended.code,
+                    reason=ended.reason,
+                    duration_ms=round(seconds * 1000, 3),
+                )
 
     def _enter(
         self, rpc: str, request: Any, context: Any, ended: _Ended, *, default_seconds: float
@@ -244,7 +256,15 @@ class Boundary(grpc.aio.ServerInterceptor):
             message = f"{self._in_flight_max} calls are being served already; try again shortly"
             raise OverloadedError(message, retry_after_seconds=OVERLOAD_RETRY_SECONDS)
         deadline = self._clock.monotonic() + remaining
-        _current.set(Call(rpc=rpc, identity=identity, deadline=deadline, clock=self._clock))
+        _current.set(
+            Call(
+                rpc=rpc,
+                identity=identity,
+                deadline=deadline,
+                clock=self._clock,
+                trace=tracing.current(),
+            )
+        )
         structlog.contextvars.bind_contextvars(**_named(request))
         return remaining
 
@@ -270,6 +290,26 @@ class Boundary(grpc.aio.ServerInterceptor):
         code, reason = self._table.row(failure)
         ended.code, ended.reason = code.name, reason
         await context.abort_with_status(rpc_status.to_status(self._table.to_status(failure)))
+
+
+def _span(rpc: str, context: Any) -> Span:
+    """Begin the span of a call that is served; its trace is named in every line of the log."""
+    if not tracing.active():
+        return tracing.NO_SPAN
+    header = tracing.header_in(context.invocation_metadata())
+    span = tracing.serving(rpc.removeprefix("/"), header, **tracing.rpc_attributes(rpc))
+    structlog.contextvars.bind_contextvars(trace_id=span.trace_id)
+    return span
+
+
+def _tell(span: Span, ended: _Ended) -> None:
+    """Tell a span how its call ended."""
+    if span is tracing.NO_SPAN:
+        return
+    status: int = grpc.StatusCode[ended.code].value[0]
+    span.set(rpc__grpc__status_code=status, identity=ended.identity, reason=ended.reason)
+    if ended.code in _SERVER_FAULTS:
+        span.fail(ended.reason or ended.code)
 
 
 class _Unreadable:

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import grpc.aio
 
+from services.shared import tracing
 from services.shared.boundary import STREAM_SECONDS_MAX, current_call
 from services.shared.errors import DeadlineTooShortError
 from services.shared.tls import channel_credentials
+from services.shared.traced_channel import TracedChannel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,9 +75,12 @@ def open_channel(address: str, certificates: Certificates | None = None) -> grpc
         address: gRPC target, for example `127.0.0.1:7103` or `dns:///ledger:7103`.
         certificates: Show who calls, and whom to trust; plain text without, for loopback only.
     """
-    if certificates is None:
-        return grpc.aio.insecure_channel(address, options=OPTIONS)
-    return _RenewedChannel(address, certificates)
+    channel: grpc.aio.Channel = (
+        grpc.aio.insecure_channel(address, options=OPTIONS)
+        if certificates is None
+        else _RenewedChannel(address, certificates)
+    )
+    return TracedChannel(channel) if tracing.active() else channel
 
 
 class _RenewedChannel(grpc.aio.Channel):

@@ -5,8 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
+
+
+class Timer(Protocol):
+    """A call that is due later."""
+
+    def cancel(self) -> None:
+        """Drop it; nothing happens where it was made already."""
+        ...
 
 
 class Clock(Protocol):
@@ -24,6 +33,10 @@ class Clock(Protocol):
         """Wait that long."""
         ...
 
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call back after that long: cheaper than a task that sleeps and mostly is cancelled."""
+        ...
+
 
 class SystemClock:
     """The machine's clock."""
@@ -39,3 +52,7 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Wait that long."""
         await asyncio.sleep(seconds)
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call back after that long, from the running loop."""
+        return asyncio.get_running_loop().call_later(seconds, callback)

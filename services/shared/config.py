@@ -14,6 +14,7 @@ import os
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from services.shared.secret import Secret
 
@@ -157,6 +158,18 @@ def seconds(low: float, high: float) -> Callable[[str], float]:
     return parse
 
 
+def ratio(text: str) -> float:
+    """Check a share, 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        message = "must be a share from 0 to 1, as in 0.01"
+        raise ValueError(message)
+    return value
+
+
 def choice(*options: str) -> Callable[[str], str]:
     """Return a parser of one word out of a few."""
 
@@ -174,6 +187,22 @@ def listen_address(text: str) -> str:
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:  # noqa: PLR2004 - the highest port
         message = "must be host:port, the port from 0 to 65535, as in 127.0.0.1:7101"
+        raise ValueError(message)
+    return text
+
+
+def otlp_endpoint(text: str) -> str:
+    """Check a collector's address: over TLS, or in plain text on loopback."""
+    parts = urlsplit(text)
+    try:
+        complete = bool(parts.hostname and parts.port)
+    except ValueError:
+        complete = False
+    if parts.scheme not in {"https", "http"} or not complete or parts.path not in {"", "/"}:
+        message = "must be https://host:port, as in https://collector:4317"
+        raise ValueError(message)
+    if parts.scheme == "http" and not is_loopback(parts.netloc):
+        message = "must begin with https://, or traces would cross the network in plain text"
         raise ValueError(message)
     return text
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import struct
 from typing import TYPE_CHECKING
@@ -23,7 +22,8 @@ def canonical(parts: Sequence[bytes]) -> bytes:
 
     Each part is preceded by its length, eight bytes, big-endian.
     """
-    return b"".join([_LENGTH.pack(len(part)) + part for part in parts])
+    pack = _LENGTH.pack
+    return b"".join([piece for part in parts for piece in (pack(len(part)), part)])
 
 
 def fingerprint(key: Secret, *, version: int, fields: Sequence[tuple[str, bytes]]) -> bytes:
@@ -41,4 +41,4 @@ def fingerprint(key: Secret, *, version: int, fields: Sequence[tuple[str, bytes]
     parts = [str(version).encode()]
     for name, value in fields:
         parts += [name.encode(), value]
-    return hmac.new(key.reveal_bytes(), canonical(parts), hashlib.sha256).digest()
+    return hmac.digest(key.reveal_bytes(), canonical(parts), "sha256")

@@ -28,7 +28,8 @@ BACKEND = "backend"
 ROUTER = "router"
 KEYVAULT = "keyvault"
 OPERATOR = "operator"
-IDENTITIES = frozenset({ROUTER, KEYVAULT, OPERATOR})
+WEB = "web"
+IDENTITIES = frozenset({ROUTER, KEYVAULT, OPERATOR, WEB})
 """Those that the packaged policies give a token."""
 
 METADATA_KEY = "authorization"

@@ -8,17 +8,22 @@ is the second net, not the first.
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 import re
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from structlog.typing import EventDict, Processor, WrappedLogger
 
 REDACTED = "<redacted>"
+NAMES_MAX = 1_000
 
 # Public prefixes of the providers' keys; a value that looks like one has no place in a log.
 _KEY_LIKE = re.compile(
@@ -28,14 +33,30 @@ _KEY_LIKE = re.compile(
 _SECRET_NAMES = re.compile(r"secret|token$|password|authorization|api_key|plaintext", re.IGNORECASE)
 
 
+# Names are static, so they are few: a name that came from outside would be data, not a keyword.
+@functools.lru_cache(maxsize=NAMES_MAX)
+def _names_secret(name: str) -> bool:
+    return _SECRET_NAMES.search(name) is not None
+
+
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Replace whatever looks like a secret; the last processor before rendering."""
     for name, value in event.items():
-        if _SECRET_NAMES.search(name):
+        if _names_secret(name):
             event[name] = REDACTED
         elif isinstance(value, str):
             event[name] = _KEY_LIKE.sub(REDACTED, value)
     return event
+
+
+@functools.lru_cache(maxsize=1)
+def _encoder(default: Callable[[Any], Any]) -> json.JSONEncoder:
+    """Return the encoder; `json.dumps` would make one for each line."""
+    return json.JSONEncoder(default=default)
+
+
+def _json(event: EventDict, default: Callable[[Any], Any]) -> str:
+    return _encoder(default).encode(event)
 
 
 def configure(*, service: str, style: str = "json", level: int = logging.INFO) -> None:
@@ -61,7 +82,7 @@ def configure(*, service: str, style: str = "json", level: int = logging.INFO) -
         redact,
     ]
     if style == "json":
-        processors.append(structlog.processors.JSONRenderer())
+        processors.append(structlog.processors.JSONRenderer(_json))
     else:
         processors.append(structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()))
     structlog.configure(

@@ -9,12 +9,23 @@ to work on the schema. Code refuses to start below that, and on a schema older t
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from services.shared.config import ConfigError
+from services.shared import logging
+from services.shared.config import (
+    ConfigError,
+    choice,
+    existing_file,
+    load,
+    read_secret_file,
+    setting,
+    settings_of,
+)
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
     from sqlalchemy.engine import Connection as SyncConnection
 
@@ -39,6 +50,39 @@ CREATE TABLE IF NOT EXISTS schema_version (
 )
 """
 _SEED = "INSERT INTO schema_version (version, lowest_code) VALUES (0, 0) ON CONFLICT DO NOTHING"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MigrationConfig:
+    """What a migration needs of a service's settings; it runs where the others are not at hand."""
+
+    database_dsn_file: Path = setting(
+        "DATABASE_DSN_FILE", "file with the DSN of the database, mode 0600", parse=existing_file
+    )
+    log_format: str = setting(
+        "LOG_FORMAT", "json, or console for people", default="json", parse=choice("json", "console")
+    )
+
+
+async def run_migrations(service: str, folder: Path, environ: Mapping[str, str]) -> None:
+    """
+    Run a service's `migrate` command.
+
+    Args:
+        service: Its name.
+        folder: Its `migrations` folder.
+        environ: The environment; settings that a migration does not need are not looked at.
+
+    Raises:
+        ConfigError: If there is no DSN to be read.
+        sqlalchemy.exc.DBAPIError: If a migration failed; nothing of it stays.
+    """
+    prefix = f"OWNKEY_{service.upper()}_"
+    needed = settings_of(MigrationConfig, prefix=prefix)
+    told = {name: environ[name] for name in needed if name in environ}
+    config = load(MigrationConfig, told, prefix=prefix)
+    logging.configure(service=service, style=config.log_format)
+    await migrate(read_secret_file(config.database_dsn_file).reveal(), folder)
 
 
 def record_version(version: int, *, lowest_code: int) -> None:

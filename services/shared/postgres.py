@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import asyncpg
@@ -24,6 +25,7 @@ from services.shared.errors import (
     StoreUnavailableError,
 )
 from services.shared.logging import get_logger
+from services.shared.metrics import DATABASE_FAILURES, DATABASE_WAIT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -266,12 +268,19 @@ class Database:
             message = "the database is not open"
             raise RuntimeError(message)
         try:
+            asked_at = time.perf_counter()
             async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+                DATABASE_WAIT_SECONDS.observe(time.perf_counter() - asked_at)
                 return await unit(connection)
+        except _RETRIED:
+            DATABASE_FAILURES.labels(kind="conflict").inc()
+            raise
         except asyncpg.LockNotAvailableError as fault:
+            DATABASE_FAILURES.labels(kind="locked").inc()
             message = "the rows stayed locked by others; try again shortly"
             raise OverloadedError(message, retry_after_seconds=OVERLOADED_RETRY_SECONDS) from fault
         except _LostAtCommitError as lost:
+            DATABASE_FAILURES.labels(kind="lost").inc()
             await self._look_elsewhere(lost.__cause__)
             message = (
                 "the database was lost while it wrote this, which may be on record or not; try "
@@ -281,11 +290,13 @@ class Database:
                 message, retry_after_seconds=UNAVAILABLE_RETRY_SECONDS
             ) from lost.__cause__
         except TimeoutError as fault:
+            DATABASE_FAILURES.labels(kind="timeout").inc()
             message = "the database did not answer in time; try again with the same request id"
             raise StoreUnavailableError(
                 message, retry_after_seconds=UNAVAILABLE_RETRY_SECONDS
             ) from fault
         except (*_LOST, _REFUSED) as fault:
+            DATABASE_FAILURES.labels(kind="lost").inc()
             await self._look_elsewhere(fault)
             message = (
                 "the database cannot be reached or was lost on the way; try again with the same "

@@ -15,9 +15,12 @@ from services.shared.certificates import Certificates, TlsFiles
 from services.shared.clock import Clock
 from services.shared.config import (
     ConfigError,
+    existing_file,
     existing_folder,
     is_loopback,
     listen_address,
+    otlp_endpoint,
+    ratio,
     read_secret_file,
     seconds,
     setting,
@@ -25,6 +28,7 @@ from services.shared.config import (
 from services.shared.secret import Secret
 
 CONNECTION_SECONDS_DEFAULT = 120.0
+TRACE_RATIO_DEFAULT = 0.01
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +69,32 @@ class ServingConfig:
         "probes that have no certificate; it tells nothing but whether this process serves",
         default=None,
         parse=listen_address,
+    )
+    metrics_listen: str | None = setting(
+        "METRICS_LISTEN",
+        "address, host:port, where Prometheus reads the metrics in plain text; they name no "
+        "account and hold no secret; nowhere where unset",
+        default=None,
+        parse=listen_address,
+    )
+    otlp_endpoint: str | None = setting(
+        "OTLP_ENDPOINT",
+        "OpenTelemetry collector that traces are sent to by OTLP over gRPC, https://host:port, or "
+        "http:// on loopback; no traces where unset",
+        default=None,
+        parse=otlp_endpoint,
+    )
+    otlp_ca_file: Path | None = setting(
+        "OTLP_CA_FILE",
+        "PEM certificates that the collector's is checked against; the system's where unset",
+        default=None,
+        parse=existing_file,
+    )
+    trace_ratio: float = setting(
+        "TRACE_RATIO",
+        "share of requests that are traced, 0 to 1; where the caller has decided, its word stands",
+        default=TRACE_RATIO_DEFAULT,
+        parse=ratio,
     )
     connection_seconds: float = setting(
         "CONNECTION_SECONDS",

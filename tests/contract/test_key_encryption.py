@@ -103,11 +103,12 @@ class TestWrapping:
         ]
         assert await subject.kek.unwrap_many([]) == []
 
-    async def test_every_changed_byte_is_refused(self, subject: Subject) -> None:
+    async def test_every_flipped_bit_is_refused(self, subject: Subject) -> None:
         wrapped = (await subject.kek.generate_data_key(CONTEXT)).wrapped
         changed = [
-            replace(wrapped, wrapped=_flipped(wrapped.wrapped, place))
+            replace(wrapped, wrapped=_flipped(wrapped.wrapped, place, bit))
             for place in range(len(wrapped.wrapped))
+            for bit in range(8)
         ]
 
         opened = await subject.kek.unwrap_many([(item, CONTEXT) for item in changed])
@@ -165,5 +166,5 @@ class TestRotation:
         assert await subject.kek.unwrap(rewrapped, OTHER_CONTEXTS[0]) is None
 
 
-def _flipped(value: bytes, place: int) -> bytes:
-    return value[:place] + bytes([value[place] ^ 1]) + value[place + 1 :]
+def _flipped(value: bytes, place: int, bit: int) -> bytes:
+    return value[:place] + bytes([value[place] ^ (1 << bit)]) + value[place + 1 :]

@@ -38,6 +38,19 @@ async def clients(suite: Suite) -> AsyncIterator[Clients]:
         yield stubs
 
 
+@pytest.fixture(scope="session")
+def settings_account(suite: Suite) -> str:
+    """The account that the suite's settings page acts for; the page serves from now on."""
+
+    async def make() -> str:
+        async with support.clients_of(suite) as stubs:
+            return await support.new_account(stubs, mode=account_pb2.BILLING_MODE_OWN_KEY_FIRST)
+
+    account = asyncio.run(make())
+    suite.start_settings_page(account)
+    return account
+
+
 @pytest_asyncio.fixture
 async def scene(suite: Suite, clients: Clients) -> Scene:
     """An account with credits, an entry and a key, for bad input to be tried on."""

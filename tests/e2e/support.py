@@ -91,7 +91,8 @@ def running_suite(folder: Path, **settings: Any) -> Iterator[Suite]:
     """
     environ = dict(settings.pop("environ", {}))
     environ["router"] = {"BREAKER_FAILURES": "0", **environ.get("router", {})}
-    with Suite(folder, ports=Ports.any_free(), environ=environ, **settings) as suite:
+    ports = settings.pop("ports", None) or Ports.any_free()
+    with Suite(folder, ports=ports, environ=environ, **settings) as suite:
         asyncio.run(_add_shared_keys(suite))
         yield suite
 

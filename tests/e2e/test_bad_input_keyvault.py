@@ -16,7 +16,6 @@ from services.shared.ids import new_id
 from tests.e2e.bad_input import (
     INVALID,
     MEBIBYTE,
-    NOT_SERVED,
     REUSED,
     STALE,
     Call,
@@ -210,7 +209,7 @@ KEYVAULT_CASES = [
         (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT"),
         lambda s: create(s, label="x" * 5 * MEBIBYTE),
     ),
-    case("sealing_not_served", NOT_SERVED, keyvault("GetSealingKey", kv.GetSealingKeyRequest())),
+    case("sealing_without_suite", INVALID, keyvault("GetSealingKey", kv.GetSealingKeyRequest())),
     case(
         "report_of_no_outcome",
         INVALID,

@@ -4,7 +4,8 @@ Secrets, prompts and answers go through every path of a suite and are found nowh
 
 Each canary holds a random middle. It is looked for as it is, in hexadecimal and in base64, in
 every log, every error, every answer but those made to carry it, every table, every file of the
-state folder but the keyring, and the arguments and environment of every process.
+state folder but the keyring, every span, every metric, and the arguments and environment of every
+process.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import grpc
 import grpc.aio
 import pytest
@@ -33,6 +35,7 @@ from services.shared.identity import call_metadata
 from services.shared.ids import new_id
 from services.shared.secret import Secret
 from tests.e2e.support import clients_of, eventually, fault, new_account, running_suite
+from tests.support.collector import Collector, collecting
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -99,9 +102,18 @@ def found_in(content: bytes, canaries: Canaries) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
-    """A suite of its own: the scenario breaks its databases for a while."""
-    with running_suite(tmp_path_factory.mktemp("canary") / "state") as running:
+def collector() -> Iterator[Collector]:
+    with collecting() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Suite]:
+    """A suite of its own, traced whole: the scenario breaks its databases for a while."""
+    traced = {"OTLP_ENDPOINT": collector.endpoint, "TRACE_RATIO": "1"}
+    folder = tmp_path_factory.mktemp("canary") / "state"
+    environ = dict.fromkeys(STORED_IN, traced)
+    with running_suite(folder, metrics=True, environ=environ) as running:
         yield running
 
 
@@ -460,6 +472,23 @@ class TestNowhere:
         found = {log.name: found_in(log.read_bytes(), canaries) for log in logs}
         assert {name: uses for name, uses in found.items() if uses} == {}
         assert [log.name for log in logs if SIMULATED_ANSWER in log.read_bytes()] == []
+
+    def test_in_no_span(self, collector: Collector, canaries: Canaries) -> None:
+        spans = collector.wait(lambda found: len(found) > 100)
+        # Failures of every kind were traced, so there was something to leak into.
+        assert len([one for one in spans if one.failed]) > 10
+        sent = b"".join(collector.bodies)
+        assert found_in(sent, canaries) == []
+        assert SIMULATED_ANSWER not in sent
+
+    async def test_in_no_metric(self, suite: Suite, canaries: Canaries) -> None:
+        async with aiohttp.ClientSession() as session:
+            for service in STORED_IN:
+                address = f"http://{suite.metrics_address(service)}/metrics"
+                async with session.get(address) as answer:
+                    text = await answer.read()
+                assert b"ownkey_rpc_calls_total" in text
+                assert found_in(text, canaries) == [], service
 
     def test_in_no_table(self, suite: Suite, canaries: Canaries) -> None:
         """Rows are read as text: bytes stand there in hexadecimal."""

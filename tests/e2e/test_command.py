@@ -281,6 +281,18 @@ class TestCatalogue:
         unknown = person.run("models", "--provider", "nobody", code=2)
         assert "INVALID_ARGUMENT" in unknown.err
 
+    @pytest.mark.requirement("R6")
+    def test_the_flashcard_comparison_is_one_table(self, person: Person) -> None:
+        models = ("openai/gpt-4o-mini", "anthropic/claude-3-haiku", "anthropic/claude-haiku-4-5")
+        chosen = [word for model in models for word in ("--model", model)]
+        workload = ["--generations", "100", "--input-tokens", "1000", "--output-tokens", "40"]
+        shown = person.run("estimate", *workload, *chosen).out
+        lines = [line for line in shown.splitlines() if " openrouter " in line]
+        rows = [line.split() for line in lines if not line.startswith("credits")]
+        costs = {row[row.index("openrouter") - 1]: row[row.index("openrouter") + 1] for row in rows}
+        assert costs == dict(zip(models, ("$0.0174", "$0.0300", "$0.1200"), strict=True))
+        assert "credits" in shown
+
     @pytest.mark.requirement("R13")
     def test_explain_tells_who_would_pay_and_why_others_would_not(self, person: Person) -> None:
         add_key(person)
@@ -312,7 +324,27 @@ class TestCare:
         assert told[-1]["done"] is True
         assert told[-1]["verified_account_count"] == "1"
 
-    @pytest.mark.parametrize("line", ["kek status", "kek rotate", "rewrap", "verify"])
+    @pytest.mark.requirement("K16", "R10")
+    def test_a_shared_key_is_limited_and_the_limit_lifted(self, person: Person) -> None:
+        line = "keys add --account platform --provider stability --id limited --secret-file -"
+        person.run(*line.split(), stdin=new_secret("stability"), operator=True)
+        try:
+            line = "shared-limits set limited --per-minute 1200 --json"
+            [told] = person.run(*line.split(), operator=True).document["shared_limits"]
+            assert told["key"] == "accounts/platform/keys/limited"
+            assert (told["requests_per_minute"], told["leased_request_count"]) == ("1200", "0")
+            assert "1,200" in person.run("shared-limits", "show", operator=True).out
+            lifted = person.run("shared-limits", "set", "limited", "--none", operator=True).out
+            assert "none" in lifted
+            gone = person.run("shared-limits", "set", "gone", "--none", code=3, operator=True)
+            assert "KEY_NOT_FOUND" in gone.err
+        finally:
+            line = "keys delete limited --account platform --yes"
+            person.run(*line.split(), operator=True)
+
+    @pytest.mark.parametrize(
+        "line", ["kek status", "kek rotate", "rewrap", "verify", "shared-limits show"]
+    )
     def test_others_than_operators_are_told_how_to_show_who_they_are(
         self, person: Person, line: str
     ) -> None:
@@ -389,6 +421,7 @@ class TestScripts:
             "settings show",
             "audit list",
             "explain",
+            "estimate",
             "models",
             "providers",
             "credits balance",

@@ -218,6 +218,23 @@ class TestDoor:
                 await session.get(f"http://{secured.addresses.http}/v1/models")
 
 
+class TestSettingsPage:
+    @pytest.mark.requirement("O10")
+    async def test_it_calls_by_its_own_certificate(self, secured: Suite) -> None:
+        async with clients_of(secured) as clients:
+            account = await new_account(clients)
+        secured.start_settings_page(account)
+        origin = f"http://{secured.addresses.web}"
+        token = secured.settings_link.partition("#token=")[2]
+        jar = aiohttp.CookieJar(unsafe=True)
+        async with aiohttp.ClientSession(headers={"Origin": origin}, cookie_jar=jar) as browser:
+            async with browser.post(f"{origin}/session", json={"token": token}) as entered:
+                assert entered.status == 200
+            body = {"account": account}
+            async with browser.post(f"{origin}/api/ledger/GetBalance", json=body) as answer:
+                assert (await answer.json())["balance"]["account"] == account
+
+
 class TestCommand:
     @pytest.fixture
     def person(self, secured: Suite, tmp_path: Path) -> Person:

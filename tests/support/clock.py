@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from services.shared.clock import SystemClock
+from services.shared.clock import SystemClock, Timer
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -23,6 +24,7 @@ class ManualClock:
         self._start = start
         self._elapsed = 0.0
         self._sleepers: list[tuple[float, asyncio.Event]] = []
+        self._timers: list[ManualTimer] = []
 
     def now(self) -> datetime:
         """Return the wall clock's time."""
@@ -41,13 +43,40 @@ class ManualClock:
         self._sleepers.append((self._elapsed + seconds, event))
         await event.wait()
 
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call back once the clock was advanced that far."""
+        timer = ManualTimer(self._elapsed + seconds, callback)
+        self._timers.append(timer)
+        return timer
+
     def advance(self, seconds: float) -> None:
-        """Move the clock and wake whoever is due."""
+        """Move the clock, wake whoever is due and call whom it was promised."""
         self._elapsed += seconds
+        due_timers = [timer for timer in self._timers if timer.due <= self._elapsed]
+        self._timers = [timer for timer in self._timers if timer.due > self._elapsed]
+        for timer in due_timers:
+            timer.ring()
         for due, event in self._sleepers:
             if due <= self._elapsed:
                 event.set()
         self._sleepers = [(due, event) for due, event in self._sleepers if not event.is_set()]
+
+
+class ManualTimer:
+    """A call that is due when a manual clock says so."""
+
+    def __init__(self, due: float, callback: Callable[[], None]) -> None:
+        self.due = due
+        self._callback: Callable[[], None] | None = callback
+
+    def ring(self) -> None:
+        """Make the call, unless it was cancelled."""
+        if self._callback is not None:
+            self._callback()
+
+    def cancel(self) -> None:
+        """Drop it."""
+        self._callback = None
 
 
 class RestingClock(SystemClock):
@@ -56,3 +85,7 @@ class RestingClock(SystemClock):
     async def sleep(self, seconds: float) -> None:
         """Wait until cancelled."""
         await asyncio.Event().wait()
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Never call back."""
+        return ManualTimer(seconds, callback)

@@ -185,6 +185,8 @@ class FakeLimits:
     """What is left of the minute of each that is limited."""
     wishes: list[Wish] = field(default_factory=list)
     away: bool = False
+    free_seconds: float | None = None
+    """How long something used up stays so, if not until the end of the minute."""
 
     async def lease(self, wish: Wish) -> Slice:
         """Lease until the end of the minute on the test's clock."""
@@ -198,7 +200,8 @@ class FakeLimits:
             return Slice(None, 0, until)
         leased = min(wish.requests, self.left.get(name, 0))
         self.left[name] = self.left.get(name, 0) - leased
-        return Slice(60, leased, until)
+        free_at = until if self.free_seconds is None else now + self.free_seconds
+        return Slice(60, leased, until, free_at)
 
 
 @dataclass

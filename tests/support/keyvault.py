@@ -103,12 +103,14 @@ class RunningKeyvault:
         router: Its router.
         dsn: Its database.
         environ: Its configuration.
+        address: Where it is served; "" where it is called without a server.
     """
 
     stub: Any
     router: FakeRouter
     dsn: str
     environ: Mapping[str, str]
+    address: str = ""
     as_router: Any = field(default_factory=lambda: call_metadata(Secret(TOKENS[ROUTER])))
     as_operator: Any = field(default_factory=lambda: call_metadata(Secret(TOKENS[OPERATOR])))
     as_keyvault: Any = field(default_factory=lambda: call_metadata(Secret(TOKENS[KEYVAULT])))
@@ -211,9 +213,10 @@ async def running_keyvault(
         async with keyvault(read_config(environ), clock=clock) as spec:
             server = await start(spec)
             try:
-                async with open_channel(f"127.0.0.1:{server.port}") as channel:
+                address = f"127.0.0.1:{server.port}"
+                async with open_channel(address) as channel:
                     stub = keyvault_service_pb2_grpc.KeyvaultServiceStub(channel)
-                    yield RunningKeyvault(stub, router, dsn, environ)
+                    yield RunningKeyvault(stub, router, dsn, environ, address)
             finally:
                 await server.stop()
     finally:

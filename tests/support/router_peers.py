@@ -131,6 +131,7 @@ class FakeKeyvault(keyvault_service_pb2_grpc.KeyvaultServiceServicer):
                 request_count=leased,
                 requests_per_minute=60,
                 remaining_millis=60_000,
+                free_in_millis=0 if leased else 60_000,
             )
         return response
 
@@ -401,7 +402,7 @@ async def peers() -> AsyncIterator[Peers]:
 
 def write_tokens(folder: Path) -> None:
     """Write a token file for each internal identity."""
-    for name in ("router", "keyvault", "operator"):
+    for name in ("router", "keyvault", "operator", "web"):
         path = folder / name
         path.write_text(secrets.token_hex(16))
         path.chmod(0o600)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ownkey generate`, `explain`, `models` and `providers`: what the router answers."""
+"""`ownkey generate`, `explain`, `estimate`, `models`, `providers`: what the router answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from ownkey.router.v1 import attempt_pb2, catalogue_pb2, explain_pb2, text_pb2
 from client.ownkey_cli.choices import Choice, number_of
 from client.ownkey_cli.secret_input import InputError
 from client.ownkey_cli.session import GENERATE_SECONDS_MAX, Session, new_request_id
-from client.ownkey_cli.views.catalogue import explain_view, models_table, providers_table
+from client.ownkey_cli.views.catalogue import (
+    estimate_table,
+    explain_view,
+    models_table,
+    providers_table,
+)
 from client.ownkey_cli.views.receipts import attempts_table, cost_line, payer_line
 
 PROMPT_BYTES_MAX = 4 * 1024 * 1024
@@ -159,6 +164,30 @@ def explain(
     )
     answer = session.call(session.router.Explain, explain_pb2.ExplainRequest(text=request))
     session.out.answer(answer, lambda: explain_view(answer))
+
+
+def estimate(
+    session: Session,
+    *,
+    generations: Annotated[int, typer.Option(min=1, help="How many generations.")] = 100,
+    input_tokens: Annotated[int, typer.Option(min=0, help="Input tokens of each.")] = 1000,
+    output_tokens: Annotated[int, typer.Option(min=0, help="Output tokens of each.")] = 200,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL", help="Compare only this model; repeat it for more."),
+    ] = None,
+) -> None:
+    """Compare what a workload would cost: on each model's own key and, for an account, credits."""
+    workload = explain_pb2.Workload(
+        generation_count=generations,
+        input_token_count=input_tokens,
+        output_token_count=output_tokens,
+    )
+    request = explain_pb2.EstimateCostRequest(
+        workload=workload, models=model, account=session.account_if_named
+    )
+    answer = session.call(session.router.EstimateCost, request)
+    session.out.answer(answer, lambda: estimate_table(answer.estimates))
 
 
 def models(

@@ -72,6 +72,25 @@ def models_table(models: Iterable[catalogue_pb2.Model]) -> RenderableType:
     )
 
 
+def estimate_table(estimates: Iterable[explain_pb2.CostEstimate]) -> RenderableType:
+    """What a workload would cost, cheapest first, whoever pays."""
+    return table(
+        ("!paid by", "!model", "!provider", ">cost", ">credits", "?>in, out"),
+        (
+            (
+                funding_text(one.funding),
+                one.model or "any",
+                one.provider or NONE,
+                in_usd(one.cost_nano_usd, places_min=4),
+                in_credits(one.cost_nano_credits) if one.HasField("cost_nano_credits") else NONE,
+                f"{_price(one, 'input')}, {_price(one, 'output')}",
+            )
+            for one in estimates
+        ),
+        empty="No model of the catalogue has a price for such a workload.",
+    )
+
+
 def explain_view(answer: explain_pb2.ExplainResponse) -> RenderableType:
     """What a request would do: who pays, what would be tried, what not and why."""
     if answer.HasField("refusal"):
@@ -125,7 +144,9 @@ def _exclusions(exclusions: Iterable[explain_pb2.Exclusion]) -> RenderableType:
     )
 
 
-def _price(priced: catalogue_pb2.ModelOffer | explain_pb2.Candidate, side: str) -> str:
+def _price(
+    priced: catalogue_pb2.ModelOffer | explain_pb2.Candidate | explain_pb2.CostEstimate, side: str
+) -> str:
     if not priced.HasField("price"):
         return NONE
     price = priced.price

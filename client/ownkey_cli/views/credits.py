@@ -91,7 +91,9 @@ def account_view(account: account_pb2.Account) -> RenderableType:
     return grid(rows)
 
 
-def mode_view(answer: account_pb2.SetBillingModeResponse) -> RenderableType:
+def mode_view(
+    answer: account_pb2.SetBillingModeResponse | account_pb2.UpdateAccountResponse,
+) -> RenderableType:
     """The account after a change of mode, with the receipt or proof that came of it."""
     parts = [account_view(answer.account)]
     if answer.HasField("receipt"):

@@ -3,58 +3,56 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from services.keyvault.domain.envelope import Binding, Record, WrappedKey
 from services.keyvault.domain.health import Health, HealthState
 from services.keyvault.domain.keys import Key, KeyFields, Settings
-from services.keyvault.usecases.ports import RecordedRequest, StoredSecret
+from services.keyvault.errors import RestoreNotAcceptedError
+from services.keyvault.usecases.ports import (
+    AccountSnapshot,
+    FeedPosition,
+    RecordedRequest,
+    Snapshot,
+    StoredSecret,
+)
+from services.shared.errors import StoreUnavailableError
 
 Row = Mapping[str, Any]
 
-SELECT_SETTINGS = """
-SELECT account_id, active_provider, use_backups, revision FROM accounts
-WHERE account_id = ANY($1::text[])
-"""
-SELECT_KEYS = """
-SELECT k.*, v.hint, v.secret_mac, clock_timestamp() AS read_time, (
-    SELECT max(p.expire_time) FROM key_versions p
-    WHERE (p.account_id, p.key_id) = (k.account_id, k.key_id)
-        AND p.destroy_time IS NULL AND p.expire_time > clock_timestamp()
-) AS overlap_until
-FROM keys k
-    JOIN key_versions v ON (v.account_id, v.key_id, v.version)
-        = (k.account_id, k.key_id, k.current_version)
-WHERE k.account_id = ANY($1::text[])
-ORDER BY k.account_id, k.place, k.create_time, k.key_id
-"""
-SELECT_HEALTH = """
-SELECT h.* FROM key_health h
-    JOIN keys k ON (k.account_id, k.key_id, k.current_version)
-        = (h.account_id, h.key_id, h.version)
-WHERE h.account_id = ANY($1::text[])
-ORDER BY h.account_id, h.key_id, h.model
-"""
-SELECT_SECRETS = """
-SELECT k.provider, v.generation AS known_generation, s.* FROM keys k
-    JOIN key_versions v ON (v.account_id, v.key_id, v.version)
-        = (k.account_id, k.key_id, k.current_version)
-    JOIN key_secrets s ON (s.account_id, s.key_id, s.version)
-        = (k.account_id, k.key_id, k.current_version)
-WHERE k.account_id = ANY($1::text[])
-"""
-# Past its time a version is gone for every reader, whenever it is destroyed.
-SELECT_PREVIOUS = """
-SELECT k.provider, v.generation AS known_generation, s.* FROM keys k
-    JOIN key_versions v ON (v.account_id, v.key_id) = (k.account_id, k.key_id)
-        AND v.version < k.current_version
-    JOIN key_secrets s ON (s.account_id, s.key_id, s.version)
-        = (v.account_id, v.key_id, v.version)
-WHERE k.account_id = ANY($1::text[])
-    AND v.destroy_time IS NULL AND v.expire_time > clock_timestamp()
+# One statement, so one moment, and one round trip however many accounts there are. A row for each
+# account, each of its keys, and each version of a key that is current or in its overlap: past its
+# time a version is gone for every reader, whenever it is destroyed. The system identifier names the
+# cluster, the timeline changes with every promotion or recovery.
+SELECT_ACCOUNTS = """
+SELECT s.system_identifier::text || '-' || c.timeline_id::text AS lineage,
+       pg_is_in_recovery() AS in_recovery, d.served, h.sequence,
+       w.account_id, coalesce(a.active_provider, '') AS active_provider,
+       coalesce(a.use_backups, false) AS use_backups, coalesce(a.revision, 0) AS settings_revision,
+       k.key_id, k.provider, k.label, k.default_model, k.allowed_models, k.always_use, k.place,
+       k.monthly_limit_nano_usd, k.enabled, k.active, k.current_version, k.revision,
+       k.create_time, k.update_time, clock_timestamp() AS read_time, ARRAY(
+           SELECT o FROM key_health o WHERE (o.account_id, o.key_id, o.version)
+               = (k.account_id, k.key_id, k.current_version) ORDER BY o.model
+       ) AS health,
+       v.version, v.hint, v.secret_mac, v.expire_time, v.generation AS known_generation,
+       r.format_version, r.algorithm, r.kek_name, r.kek_version, r.generation, r.wrapped_dek,
+       r.nonce, r.ciphertext, r.commitment
+FROM pg_control_system() s, pg_control_checkpoint() c, database_served d, change_head h,
+    unnest($1::text[]) WITH ORDINALITY AS w (account_id, number)
+    LEFT JOIN accounts a ON a.account_id = w.account_id
+    LEFT JOIN keys k ON k.account_id = w.account_id
+    LEFT JOIN key_versions v ON (v.account_id, v.key_id) = (k.account_id, k.key_id)
+        AND (v.version = k.current_version
+            OR v.destroy_time IS NULL AND v.expire_time > clock_timestamp())
+    LEFT JOIN key_secrets r ON $2
+        AND (r.account_id, r.key_id, r.version) = (v.account_id, v.key_id, v.version)
+ORDER BY w.number, k.place, k.create_time, k.key_id, v.version DESC
 """
 
 
@@ -63,8 +61,66 @@ def settings(account: str, row: Row) -> Settings:
     return Settings(account, row["active_provider"], row["use_backups"], row["revision"])
 
 
-def key(row: Row, health: Sequence[Health]) -> Key:
-    """Return a key with the health of its current version."""
+def snapshot(rows: Sequence[Row]) -> Snapshot:
+    """
+    Return the accounts of `SELECT_ACCOUNTS`, of at least one row.
+
+    Raises:
+        StoreUnavailableError: If a standby answered; what it shows may be old.
+    """
+    first = rows[0]
+    refuse_standby(first)
+    found: dict[str, AccountSnapshot] = {}
+    for name, of_account in itertools.groupby(rows, key=operator.itemgetter("account_id")):
+        found[name] = _account(name, list(of_account))
+    return Snapshot(list(found.values()), FeedPosition(first["lineage"], first["sequence"]))
+
+
+def refuse_standby(row: Row) -> None:
+    """Raise if a row is a standby's: it may be old, so nothing may rest on it."""
+    if row["in_recovery"]:
+        message = "the database that answered is not the primary; try again shortly"
+        raise StoreUnavailableError(message, retry_after_seconds=1.0)
+
+
+def refuse_restored(row: Row) -> None:
+    """Raise if a row is a restored database's: what was revoked since the backup is live in it."""
+    if not row["served"]:
+        raise RestoreNotAcceptedError
+
+
+def _account(name: str, rows: Sequence[Row]) -> AccountSnapshot:
+    settings_row = rows[0]
+    keys: dict[str, Key] = {}
+    secrets: dict[str, StoredSecret] = {}
+    previous: dict[str, StoredSecret] = {}
+    for row in rows:
+        key_id = row["key_id"]
+        if key_id is None:
+            continue
+        # The current version comes first.
+        if key_id not in keys:
+            keys[key_id] = _key(row)
+            records = secrets
+        else:
+            keys[key_id] = replace(keys[key_id], overlap_until=row["expire_time"])
+            records = previous
+        if row["ciphertext"] is not None:
+            records[key_id] = stored_secret(row)
+    return AccountSnapshot(
+        settings=Settings(
+            name,
+            settings_row["active_provider"],
+            settings_row["use_backups"],
+            settings_row["settings_revision"],
+        ),
+        keys=list(keys.values()),
+        secrets=secrets,
+        previous=previous,
+    )
+
+
+def _key(row: Row) -> Key:
     return Key(
         account=row["account_id"],
         key_id=row["key_id"],
@@ -85,27 +141,20 @@ def key(row: Row, health: Sequence[Health]) -> Key:
         create_time=row["create_time"],
         update_time=row["update_time"],
         read_time=row["read_time"],
-        health=tuple(health),
-        overlap_until=row["overlap_until"],
+        health=tuple(_health(entry) for entry in row["health"]),
         secret_mac=row["secret_mac"],
     )
 
 
-def health_by_key(rows: Iterable[Row]) -> dict[tuple[str, str], list[Health]]:
-    """Return the entries of each key by account and key id."""
-    found: dict[tuple[str, str], list[Health]] = defaultdict(list)
-    for row in rows:
-        found[row["account_id"], row["key_id"]].append(
-            Health(
-                model=row["model"],
-                state=HealthState(row["state"]),
-                cause=row["cause"],
-                since=row["since_time"],
-                until=row["until_time"],
-                backoff=row["backoff"],
-            )
-        )
-    return found
+def _health(row: Row) -> Health:
+    return Health(
+        model=row["model"],
+        state=HealthState(row["state"]),
+        cause=row["cause"],
+        since=row["since_time"],
+        until=row["until_time"],
+        backoff=row["backoff"],
+    )
 
 
 def health_columns(entries: Sequence[Health]) -> tuple[list[Any], ...]:
@@ -133,15 +182,6 @@ def record_columns(record: Record) -> tuple[Any, ...]:
         record.ciphertext,
         record.commitment,
     )
-
-
-def stored_secrets(rows: Iterable[Row]) -> dict[str, dict[str, StoredSecret]]:
-    """Return one record of each key by account, then key id."""
-    found: dict[str, dict[str, StoredSecret]] = defaultdict(dict)
-    for row in rows:
-        stored = stored_secret(row)
-        found[stored.binding.account][stored.binding.key_id] = stored
-    return found
 
 
 def stored_secret(row: Row) -> StoredSecret:

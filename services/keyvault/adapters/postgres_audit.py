@@ -5,16 +5,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+
+import msgspec
 
 from services.keyvault.domain.audit import AuditAction, AuditEntry, AuditEvent
 from services.shared.postgres import Connection, Database
 
-# One statement however many entries there are.
+# One statement however many entries there are, and one text: it is made several times faster than
+# the driver makes arrays.
 _INSERT = """
 INSERT INTO audit_events (account_id, actor, action, key_id, version, request_id, details)
-SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[],
-                     $7::jsonb[])
+SELECT e ->> 0, e ->> 1, e ->> 2, e ->> 3, (e ->> 4)::bigint, e ->> 5, (e -> 6)::jsonb
+FROM json_array_elements($1::json) WITH ORDINALITY AS n (e, place) ORDER BY place
 """
 _PAGE = """
 SELECT number, event_time, account_id, actor, action, key_id, version, request_id, details
@@ -25,7 +27,7 @@ _NUMBER_MAX = 2**63 - 1
 
 async def insert_audit(connection: Connection, entries: Sequence[AuditEntry]) -> None:
     """Add entries within a transaction."""
-    await connection.execute(_INSERT, *_columns(entries))
+    await connection.execute(_INSERT, _json(entries))
 
 
 class PostgresAuditLog:
@@ -41,7 +43,7 @@ class PostgresAuditLog:
 
     async def add(self, entries: Sequence[AuditEntry]) -> None:
         """Add entries; they are durable when this returns."""
-        await self._database.execute(_INSERT, *_columns(entries))
+        await self._database.execute(_INSERT, _json(entries))
 
     async def page(self, account: str, *, before: int | None, limit: int) -> list[AuditEvent]:
         """Return an account's entries, newest first, older than a number."""
@@ -65,13 +67,12 @@ class PostgresAuditLog:
         ]
 
 
-def _columns(entries: Sequence[AuditEntry]) -> tuple[list[Any], ...]:
-    return (
-        [entry.account for entry in entries],
-        [entry.actor for entry in entries],
-        [entry.action.value for entry in entries],
-        [entry.key_id for entry in entries],
-        [entry.version for entry in entries],
-        [entry.request_id for entry in entries],
-        [json.dumps(dict(entry.details)) for entry in entries],
-    )
+def _json(entries: Sequence[AuditEntry]) -> str:
+    rows = [
+        (
+            *(entry.account, entry.actor, entry.action.value, entry.key_id, entry.version),
+            *(entry.request_id, entry.details),
+        )
+        for entry in entries
+    ]
+    return msgspec.json.encode(rows).decode()

@@ -13,8 +13,7 @@ Rules:
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -24,17 +23,15 @@ from services.keyvault.adapters.postgres_audit import insert_audit
 from services.keyvault.domain.audit import AuditEntry
 from services.keyvault.domain.envelope import Record
 from services.keyvault.domain.keys import Key, Settings
+from services.keyvault.domain.revocations import RevocationKind
 from services.keyvault.errors import KeyNotFoundError
 from services.keyvault.usecases.ports import (
     AccountChange,
-    AccountSnapshot,
     FeedPage,
     FeedPosition,
     RecordedRequest,
     Snapshot,
-    StoredSecret,
 )
-from services.shared.errors import StoreUnavailableError
 from services.shared.postgres import Connection, Database
 
 T = TypeVar("T")
@@ -45,7 +42,8 @@ GENERATION_OF_NONE = 1
 _LOCK_ACCOUNT = """
 INSERT INTO accounts AS a (account_id) VALUES ($1)
 ON CONFLICT (account_id) DO UPDATE SET account_id = a.account_id
-RETURNING active_provider, use_backups, revision, clock_timestamp() AS time
+RETURNING active_provider, use_backups, revision, clock_timestamp() AS time,
+          (SELECT served FROM database_served) AS served
 """
 _FIND_REQUEST = """
 SELECT fingerprints, outcome FROM requests WHERE account_id = $1 AND request_id = $2
@@ -125,14 +123,12 @@ _PUT_SETTINGS = """
 UPDATE accounts SET active_provider = $2, use_backups = $3, revision = $4 WHERE account_id = $1
 """
 _ANNOUNCE = """
-WITH head AS (UPDATE change_head SET sequence = sequence + 1 RETURNING sequence)
+WITH head AS (UPDATE change_head SET sequence = sequence + 1 RETURNING sequence),
+revoked AS (
+    INSERT INTO revocations (sequence, account_id, key_id, kind, version)
+    SELECT h.sequence, $1, r.* FROM head h, unnest($2::text[], $3::text[], $4::bigint[]) r
+)
 INSERT INTO changes (sequence, account_id) SELECT sequence, $1 FROM head
-"""
-# The system identifier names the cluster, the timeline changes with every promotion or recovery.
-_POSITION = """
-SELECT s.system_identifier::text || '-' || c.timeline_id::text AS lineage,
-       pg_is_in_recovery() AS in_recovery, h.sequence
-FROM pg_control_system() s, pg_control_checkpoint() c, change_head h
 """
 _FEED = """
 SELECT s.system_identifier::text || '-' || t.timeline_id::text AS lineage,
@@ -175,6 +171,7 @@ class PostgresAccountChange:
         self.settings = settings
         self.time = time
         self.announced = False
+        self._revoked: dict[tuple[str, RevocationKind], int] = {}
 
     async def find_request(self, request_id: str) -> RecordedRequest | None:
         """Return what was recorded under the id."""
@@ -193,7 +190,8 @@ class PostgresAccountChange:
 
     async def keys(self) -> list[Key]:
         """Return the account's keys in order."""
-        return (await _load_keys(self._connection, [self._account]))[self._account]
+        rows = await self._connection.fetch(key_rows.SELECT_ACCOUNTS, [self._account], False)
+        return list(key_rows.snapshot(rows).accounts[0].keys)
 
     async def key(self, key_id: str) -> Key:
         """Return a key; raises KeyNotFoundError."""
@@ -248,6 +246,8 @@ class PostgresAccountChange:
             key.revision,
             key.update_time,
         )
+        if not key.enabled:
+            self._revoked[key.key_id, RevocationKind.DISABLED] = key.version
 
     async def replace_secret(self, key: Key, record: Record | None) -> list[int]:
         """Store the key's new current version and destroy earlier ones; see the port."""
@@ -261,6 +261,7 @@ class PostgresAccountChange:
                 _LET_EXPIRE, key.account, key.key_id, key.version - 1, key.overlap_until
             )
         await self._insert_version(key, record)
+        self._revoked[key.key_id, RevocationKind.REPLACED] = key.version - 1
         return sorted(row["version"] for row in rows)
 
     async def destroy_expired(self) -> list[tuple[str, int]]:
@@ -271,6 +272,7 @@ class PostgresAccountChange:
     async def delete_key(self, key: Key) -> None:
         """Destroy a key with all its secrets; its name stays taken."""
         await self._connection.execute(_DELETE_KEY, key.account, key.key_id, key.version)
+        self._revoked[key.key_id, RevocationKind.DELETED] = key.version
 
     async def put_health(self, key: Key) -> None:
         """Store the entries of the key's current version."""
@@ -307,6 +309,16 @@ class PostgresAccountChange:
         """Append the account to the change feed as the transaction's last statement."""
         self.announced = True
 
+    async def write_announcement(self) -> None:
+        """Take the feed's number, and write what was revoked under it."""
+        await self._connection.execute(
+            _ANNOUNCE,
+            self._account,
+            [key_id for key_id, _ in self._revoked],
+            [kind.value for _, kind in self._revoked],
+            list(self._revoked.values()),
+        )
+
     async def _insert_version(self, key: Key, record: Record | None) -> None:
         of = (key.account, key.key_id, key.version)
         generation = record.generation if record else GENERATION_OF_NONE
@@ -335,13 +347,14 @@ class PostgresKeyStore:
 
         async def unit(connection: Connection) -> T:
             row = await connection.fetchrow(_LOCK_ACCOUNT, account)
+            key_rows.refuse_restored(row)
             settings = key_rows.settings(account, row)
             change = PostgresAccountChange(
                 connection, account=account, settings=settings, time=row["time"]
             )
             result = await work(change)
             if change.announced:
-                await connection.execute(_ANNOUNCE, account)
+                await change.write_announcement()
             return result
 
         return await self._database.run(unit)
@@ -353,39 +366,16 @@ class PostgresKeyStore:
 
     async def snapshot(self, accounts: Sequence[str], *, secrets: bool) -> Snapshot:
         """Read accounts and the feed's position at one moment; records only where asked for."""
-
-        async def unit(connection: Connection) -> Snapshot:
-            head = await connection.fetchrow(_POSITION)
-            _refuse_standby(head)
-            names = list(accounts)
-            settings = {
-                row["account_id"]: key_rows.settings(row["account_id"], row)
-                for row in await connection.fetch(key_rows.SELECT_SETTINGS, names)
-            }
-            keys = await _load_keys(connection, names)
-            records = await connection.fetch(key_rows.SELECT_SECRETS, names) if secrets else []
-            stored = key_rows.stored_secrets(records)
-            previous = await _load_previous(connection, keys) if secrets else {}
-            return Snapshot(
-                accounts=[
-                    AccountSnapshot(
-                        settings.get(name, Settings(name)),
-                        keys[name],
-                        stored.get(name, {}),
-                        previous.get(name, {}),
-                    )
-                    for name in names
-                ],
-                position=FeedPosition(head["lineage"], head["sequence"]),
-            )
-
-        return await self._database.run(unit, isolation="repeatable_read", readonly=True)
+        rows = await self._database.fetch(key_rows.SELECT_ACCOUNTS, list(accounts), secrets)
+        if secrets:
+            key_rows.refuse_restored(rows[0])
+        return key_rows.snapshot(rows)
 
     async def read_feed(self, after: int, limit: int) -> FeedPage:
         """Read the newest changes after a number, at most `limit`, from the primary."""
         rows = await self._database.fetch(_FEED, after, limit)
         first = rows[0]
-        _refuse_standby(first)
+        key_rows.refuse_standby(first)
         return FeedPage(
             position=FeedPosition(first["lineage"], first["head"]),
             floor=max(after, first["head"] - limit),
@@ -402,32 +392,3 @@ class PostgresKeyStore:
         """Remove changes and recorded requests that are past their use, a bounded number."""
         await self._database.execute(_FORGET_CHANGES, changes_kept, _FORGET_MAX)
         await self._database.execute(_FORGET_REQUESTS, requests_kept, _FORGET_MAX)
-
-
-async def _load_keys(connection: Connection, accounts: list[str]) -> dict[str, list[Key]]:
-    """Read the keys of accounts with their health, each account's in order."""
-    health = key_rows.health_by_key(await connection.fetch(key_rows.SELECT_HEALTH, accounts))
-    found: dict[str, list[Key]] = defaultdict(list)
-    for row in await connection.fetch(key_rows.SELECT_KEYS, accounts):
-        entries = health.get((row["account_id"], row["key_id"]), ())
-        found[row["account_id"]].append(key_rows.key(row, entries))
-    return found
-
-
-async def _load_previous(
-    connection: Connection, keys: Mapping[str, list[Key]]
-) -> dict[str, dict[str, StoredSecret]]:
-    """Read the records of versions in their overlap, by account, then key id."""
-    names = [
-        name for name, found in keys.items() if any(key.overlap_until is not None for key in found)
-    ]
-    if not names:
-        return {}
-    return key_rows.stored_secrets(await connection.fetch(key_rows.SELECT_PREVIOUS, names))
-
-
-def _refuse_standby(row: Mapping[str, object]) -> None:
-    """What a standby shows may be old, so nothing may rest on it."""
-    if row["in_recovery"]:
-        message = "the database that answered is not the primary; try again shortly"
-        raise StoreUnavailableError(message, retry_after_seconds=1.0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from services.keyvault.adapters.key_rows import refuse_restored
 from services.keyvault.adapters.postgres_audit import insert_audit
 from services.keyvault.domain.audit import AuditEntry
 from services.shared.postgres import Connection, Database
@@ -31,6 +32,7 @@ _SERVES = """
 SELECT 1 FROM used_proofs
 WHERE account_id = $1 AND digest = $2 AND reuse_until > clock_timestamp()
 """
+_SERVED = "SELECT served FROM database_served"
 _FORGET = """
 DELETE FROM used_proofs WHERE (account_id, digest) IN (
     SELECT account_id, digest FROM used_proofs WHERE keep_until < clock_timestamp()
@@ -66,6 +68,7 @@ class PostgresProofs:
         """Spend a proof and record the release it is for; see the port."""
 
         async def unit(connection: Connection) -> bool:
+            refuse_restored(await connection.fetchrow(_SERVED))
             kept = expire_time + _KEPT_LONGER
             spent = await connection.fetchrow(_SPEND, account, digest, reuse, kept)
             if spent is None:

@@ -2,23 +2,35 @@
 """
 Shared keys' limits and providers' outages in PostgreSQL, by its own clock.
 
-A lease takes its rows in order. Whoever waited for a row past the end of a minute goes on in the
-minute that the row has reached, so a minute is never leased out twice.
+A lease takes its rows in order and reads the clock under their locks, so that leases of one limit
+are counted one after the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from decimal import Decimal
+
+from asyncpg import Record
 
 from services.keyvault.adapters.postgres_audit import insert_audit
+from services.keyvault.domain.allotments import (
+    SLOTS,
+    Window,
+    ends_in,
+    free_in,
+    in_use,
+    lease,
+    slot_of,
+)
 from services.keyvault.domain.audit import AuditEntry
 from services.keyvault.domain.names import PLATFORM
-from services.keyvault.usecases.sharing import Allotment, Outage, Wish
+from services.keyvault.usecases.sharing import Allotment, Outage, SharedLimit, Wish
 from services.shared.postgres import Connection, Database
 
 FORGOTTEN_MAX = 200
-"""Parts of past minutes that one lease removes: more than it can add."""
+"""Parts that nobody uses any more and one lease removes: more than it can add."""
 
 _SET_LIMIT = """
 INSERT INTO shared_limits (account_id, key_id, requests_per_minute)
@@ -28,40 +40,35 @@ RETURNING 1
 """
 _LIFT_LIMIT = "DELETE FROM shared_limits WHERE account_id = $1 AND key_id = $2"
 _KEY_EXISTS = "SELECT 1 FROM keys WHERE account_id = $1 AND key_id = $2"
-_LEASE = """
-INSERT INTO allotments AS a (account_id, key_id, customer, minute, most, leased, granted)
-SELECT account_id, key_id, customer, date_trunc('minute', statement_timestamp()), most,
-       least(requests, most), least(requests, most)
-FROM (
-    SELECT l.account_id, l.key_id, w.customer, w.requests,
-           CASE WHEN w.customer = '' THEN l.requests_per_minute
-                ELSE greatest(1, l.requests_per_minute * w.part / 1000000) END AS most
-    FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[])
-        AS w (key_id, customer, part, requests)
-    JOIN shared_limits l ON l.account_id = $1 AND l.key_id = w.key_id
-) wished
-ORDER BY key_id, customer
-ON CONFLICT (account_id, key_id, customer) DO UPDATE SET
-    minute = greatest(a.minute, excluded.minute),
-    most = excluded.most,
-    leased = CASE WHEN a.minute < excluded.minute THEN excluded.granted
-             ELSE a.leased + least(excluded.granted, greatest(0, excluded.most - a.leased)) END,
-    granted = CASE WHEN a.minute < excluded.minute THEN excluded.granted
-              ELSE least(excluded.granted, greatest(0, excluded.most - a.leased)) END
-RETURNING key_id, customer, most, granted,
-          minute + interval '1 minute' - clock_timestamp() AS remaining
+_LIMIT = """
+SELECT l.requests_per_minute, a.slot, a.leased, extract(epoch FROM clock_timestamp()) AS now
+FROM keys k
+LEFT JOIN shared_limits l USING (account_id, key_id)
+LEFT JOIN allotments a ON a.account_id = k.account_id AND a.key_id = k.key_id AND a.customer = ''
+WHERE k.account_id = $1 AND k.key_id = $2
+"""
+_LOCK_LEASED = """
+INSERT INTO allotments AS a (account_id, key_id, customer, most, slot, leased)
+SELECT l.account_id, l.key_id, w.customer,
+       CASE WHEN w.customer = '' THEN l.requests_per_minute
+            ELSE greatest(1, l.requests_per_minute * w.part / 1000000) END,
+       $5, $6::bigint[]
+FROM unnest($2::text[], $3::text[], $4::bigint[]) AS w (key_id, customer, part)
+JOIN shared_limits l ON l.account_id = $1 AND l.key_id = w.key_id
+ORDER BY l.key_id, w.customer
+ON CONFLICT (account_id, key_id, customer) DO UPDATE SET most = excluded.most
+RETURNING key_id, customer, most, slot, leased
+"""
+_WRITE_LEASED = """
+UPDATE allotments SET slot = $4, leased = $5 WHERE account_id = $1 AND key_id = $2 AND customer = $3
 """
 _FORGET_LEASED = """
 DELETE FROM allotments WHERE (account_id, key_id, customer) IN (
     SELECT account_id, key_id, customer FROM allotments
-    WHERE customer <> '' AND minute < date_trunc('minute', statement_timestamp())
-    ORDER BY minute LIMIT $1 FOR UPDATE SKIP LOCKED
+    WHERE customer <> '' AND slot < $1 ORDER BY slot LIMIT $2 FOR UPDATE SKIP LOCKED
 )
 """
-_REMAINING = """
-SELECT date_trunc('minute', t.now) + interval '1 minute' - t.now
-FROM (SELECT clock_timestamp() AS now) t
-"""
+_NOW = "SELECT extract(epoch FROM clock_timestamp())"
 _ADD_OUTAGES = """
 INSERT INTO outages AS o (provider, host, model, until_time)
 SELECT provider, host, model, clock_timestamp() + max(remaining)
@@ -106,29 +113,47 @@ class PostgresSharing:
 
         return await self._database.run(unit)
 
+    async def limit(self, key_id: str) -> SharedLimit | None:
+        """Read a limit; see the port."""
+        row = await self._database.fetchrow(_LIMIT, PLATFORM, key_id)
+        if row is None:
+            return None
+        if row["slot"] is None:
+            return SharedLimit(row["requests_per_minute"], 0)
+        window, now = _window(row), _seconds(row["now"])
+        return SharedLimit(row["requests_per_minute"], in_use(window, slot=slot_of(now)))
+
     async def lease(self, wishes: Sequence[Wish]) -> list[Allotment]:
         """Lease slices; see the port."""
 
         async def unit(connection: Connection) -> list[Allotment]:
+            empty = Window()
             rows = await connection.fetch(
-                _LEASE,
+                _LOCK_LEASED,
                 PLATFORM,
                 [wish.key_id for wish in wishes],
                 [wish.customer for wish in wishes],
                 [wish.part_per_million for wish in wishes],
-                [wish.requests for wish in wishes],
+                empty.slot,
+                empty.leased,
             )
-            leased = {(row["key_id"], row["customer"]): row for row in rows}
-            await connection.execute(_FORGET_LEASED, FORGOTTEN_MAX)
-            left: timedelta = await connection.fetchval(_REMAINING)
-            return [
-                Allotment(wish, None, 0, left)
-                if (row := leased.get((wish.key_id, wish.customer))) is None
-                else Allotment(
-                    wish, row["most"], row["granted"], max(timedelta(), row["remaining"])
-                )
-                for wish in wishes
-            ]
+            limits = {(row["key_id"], row["customer"]): row for row in rows}
+            now = _seconds(await connection.fetchval(_NOW))
+            found, written = [], []
+            for wish in wishes:
+                row = limits.get((wish.key_id, wish.customer))
+                if row is None:
+                    found.append(Allotment(wish, None, 0, ends_in(slot_of(now), now=now)))
+                    continue
+                most, slot = row["most"], slot_of(now)
+                window, granted = lease(_window(row), slot=slot, wanted=wish.requests, most=most)
+                remaining = ends_in(window.slot, now=now)
+                wait = timedelta() if granted else free_in(window, now=now, most=most)
+                found.append(Allotment(wish, most, granted, remaining, wait))
+                written.append((PLATFORM, wish.key_id, wish.customer, window.slot, window.leased))
+            await connection.executemany(_WRITE_LEASED, written)
+            await connection.execute(_FORGET_LEASED, slot_of(now) - SLOTS, FORGOTTEN_MAX)
+            return found
 
         return await self._database.run(unit)
 
@@ -149,3 +174,11 @@ class PostgresSharing:
             return [Outage(r["provider"], r["host"], r["model"], r["remaining"]) for r in rows]
 
         return await self._database.run(unit)
+
+
+def _window(row: Record) -> Window:
+    return Window(row["slot"], tuple(row["leased"]))
+
+
+def _seconds(epoch: Decimal) -> timedelta:
+    return timedelta(seconds=float(epoch))

@@ -14,8 +14,10 @@ See https://developer.hashicorp.com/vault/api-docs#http-status-codes
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +28,10 @@ import requests
 import requests.adapters
 from hvac.adapters import RawAdapter
 
+from services.keyvault.adapters.metrics import VAULT_CALLS, VAULT_SECONDS
 from services.keyvault.adapters.vault_login import LoginMethod
 from services.keyvault.errors import KekCause, KekUnavailableError
+from services.shared import tracing
 from services.shared.channel import outbound_seconds
 from services.shared.clock import Clock
 from services.shared.logging import get_logger
@@ -36,6 +40,8 @@ from services.shared.secret import Secret
 ATTEMPTS_MAX = 4
 BACKOFF_SECONDS = 0.05
 BODY_BYTES_MAX = 32 * 1024 * 1024
+OPERATIONS = ("datakey", "decrypt", "encrypt", "keys", "login", "rewrap")
+"""What calls are counted by, as it stands in their paths; `other` for what is not among them."""
 TOKEN_HEADER = "X-Vault-Token"  # noqa: S105 - the header's name
 
 log = get_logger()
@@ -164,8 +170,9 @@ class VaultHTTP:
             if remaining <= 0:
                 break
             try:
-                async with asyncio.timeout(remaining):
-                    return await self._once(method, path, body, token=token, seconds=remaining)
+                with _observed(path):
+                    async with asyncio.timeout(remaining):
+                        return await self._once(method, path, body, token=token, seconds=remaining)
             except _TryAgainError as fault:
                 cause = fault.cause
             except TimeoutError:
@@ -210,6 +217,24 @@ class VaultHTTP:
                 log.warning("vault_unreachable", error=type(fault).__name__)
                 raise _TryAgainError(KekCause.UNREACHABLE) from None
         return _judge(path, status, answer)
+
+
+@contextlib.contextmanager
+def _observed(path: str) -> Iterator[None]:
+    """Trace and count one try."""
+    parts = path.split("/")
+    operation = next((one for one in OPERATIONS if one in parts), "other")
+    outcome, started = "failed", time.perf_counter()
+    try:
+        with tracing.calling(f"vault {operation}"):
+            yield
+        outcome = "ok"
+    except VaultRejectedError:
+        outcome = "refused"
+        raise
+    finally:
+        VAULT_CALLS.labels(operation=operation, outcome=outcome).inc()
+        VAULT_SECONDS.labels(operation=operation).observe(time.perf_counter() - started)
 
 
 def _json_object(content: bytes) -> dict[str, Any] | None:

@@ -29,6 +29,8 @@ class AuditAction(StrEnum):
     RETIRE_KEK = "RETIRE_KEK"
     MOVE = "MOVE"
     REWRAP = "REWRAP"
+    REPLAY = "REPLAY"
+    ACCEPT_RESTORE = "ACCEPT_RESTORE"
 
 
 @dataclass(frozen=True, slots=True)

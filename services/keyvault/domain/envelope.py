@@ -181,15 +181,13 @@ def unseal(record: Record, binding: Binding, data_key: Secret) -> Secret:
     check_record(record, binding)
     context = binding.context(record.format_version)
     key = data_key.reveal_bytes()
-    refused = RecordRefusedError(binding.account, binding.key_id, binding.version)
-    if len(key) != DATA_KEY_BYTES or not hmac.compare_digest(
+    if len(key) == DATA_KEY_BYTES and hmac.compare_digest(
         record.commitment, _commitment(key, context)
     ):
-        raise refused
-    secret = aead.decrypt(key, record.nonce, record.ciphertext, context)
-    if secret is None:
-        raise refused
-    return Secret(secret)
+        secret = aead.decrypt(key, record.nonce, record.ciphertext, context)
+        if secret is not None:
+            return Secret(secret)
+    raise RecordRefusedError(binding.account, binding.key_id, binding.version)
 
 
 def _commitment(key: bytes, context: bytes) -> bytes:

@@ -17,11 +17,12 @@ from ownkey.keyvault.v1 import (
     keyvault_service_pb2,
     keyvault_service_pb2_grpc,
     resolution_pb2,
+    restoring_pb2,
     sharing_pb2,
 )
 
 from services.keyvault.domain.names import ACCOUNT, KEY, PLATFORM, SETTINGS
-from services.keyvault.rpc import mapping, sealed_mapping, sharing
+from services.keyvault.rpc import mapping, restoring, sealed_mapping, sharing
 from services.keyvault.usecases.audit_chain import VerifyAudit
 from services.keyvault.usecases.change_feed import ChangeFeed
 from services.keyvault.usecases.change_keys import ChangeKeys
@@ -37,6 +38,7 @@ from services.keyvault.usecases.reencrypt_keys import ReencryptKeys
 from services.keyvault.usecases.replace_key import NewSecret, ReplaceKey
 from services.keyvault.usecases.report_health import Report, ReportHealth
 from services.keyvault.usecases.resolve_keys import ResolveKeys
+from services.keyvault.usecases.restoring import Restoring
 from services.keyvault.usecases.rewrap_keys import RewrapKeys
 from services.keyvault.usecases.sealing_keys import SealingKeys
 from services.keyvault.usecases.sharing import Sharing
@@ -79,6 +81,7 @@ class UseCases:
         reencrypt: Encrypts stored secrets anew.
         verify_audit: Verifies the audit trail.
         sharing: Shares limits and outages among routers.
+        restoring: Keeps a restored database from reviving revoked keys.
     """
 
     read: ReadKeys
@@ -98,6 +101,7 @@ class UseCases:
     reencrypt: ReencryptKeys
     verify_audit: VerifyAudit
     sharing: Sharing
+    restoring: Restoring
 
 
 class KeyvaultServicer(keyvault_service_pb2_grpc.KeyvaultServiceServicer):
@@ -385,6 +389,13 @@ class KeyvaultServicer(keyvault_service_pb2_grpc.KeyvaultServiceServicer):
         await self._use.sharing.set_limit(_caller(), key_id, limit)
         return sharing_pb2.SetSharedLimitResponse()
 
+    async def GetSharedLimit(self, request: Any, context: Context) -> Any:
+        """Returns a shared key's limit."""
+        found = await self._use.sharing.limit(sharing.shared_key(request.key, "key"))
+        return sharing_pb2.GetSharedLimitResponse(
+            requests_per_minute=found.requests_per_minute, leased_request_count=found.leased
+        )
+
     async def LeaseAllotments(self, request: Any, context: Context) -> Any:
         """Leases slices of shared keys' limits, to the router."""
         leased = await self._use.sharing.lease(sharing.wishes(request))
@@ -393,6 +404,31 @@ class KeyvaultServicer(keyvault_service_pb2_grpc.KeyvaultServiceServicer):
     async def ExchangeOutages(self, request: Any, context: Context) -> Any:
         """Takes outages in and returns what every router found."""
         return sharing.outages_message(await self._use.sharing.exchange(sharing.outages(request)))
+
+    async def ExportRevocations(self, request: Any, context: Context) -> AsyncIterator[Any]:
+        """Streams what was revoked, in signed pages."""
+        after, database = restoring.exported_so_far(request)
+        async for page, mac in self._use.restoring.export(after=after, database=database):
+            yield restoring_pb2.ExportRevocationsResponse(page=restoring.page_message(page, mac))
+
+    async def ReplayRevocations(self, request: Any, context: Context) -> Any:
+        """Revokes again, in a restored database, what a page says."""
+        page, mac = restoring.page(request)
+        revoked, state = await self._use.restoring.replay(_caller(), page, mac)
+        return restoring_pb2.ReplayRevocationsResponse(
+            revoked_count=revoked, status=restoring.status_message(state)
+        )
+
+    async def AcceptRestore(self, request: Any, context: Context) -> Any:
+        """Lets a restored database serve."""
+        through, name = restoring.accepted(request)
+        state = await self._use.restoring.accept(_caller(), replayed_through=through, name=name)
+        return restoring_pb2.AcceptRestoreResponse(status=restoring.status_message(state))
+
+    async def GetRestoreStatus(self, request: Any, context: Context) -> Any:
+        """Reads whether the database serves."""
+        state = await self._use.restoring.state()
+        return restoring_pb2.GetRestoreStatusResponse(status=restoring.status_message(state))
 
     async def VerifyAudit(self, request: Any, context: Context) -> Any:
         """Checks an account's audit trail against its chain and signed head."""

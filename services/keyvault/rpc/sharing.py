@@ -98,6 +98,7 @@ def allotments_message(allotments: Sequence[Allotment]) -> sharing_pb2.LeaseAllo
                 request_count=slice_.requests,
                 requests_per_minute=slice_.requests_per_minute or 0,
                 remaining_millis=slice_.remaining // timedelta(milliseconds=1),
+                free_in_millis=slice_.free_in // timedelta(milliseconds=1),
             )
             for slice_ in allotments
         ]

@@ -30,6 +30,11 @@ STATUS = StatusTable(
         errors.SealedKeyRefusedError: (StatusCode.INVALID_ARGUMENT, "SEALED_KEY_REFUSED"),
         errors.ProofRefusedError: (StatusCode.FAILED_PRECONDITION, "PROOF_REFUSED"),
         errors.WrongResidenceError: (StatusCode.FAILED_PRECONDITION, "WRONG_RESIDENCE"),
+        errors.RestoreNotAcceptedError: (
+            StatusCode.FAILED_PRECONDITION,
+            "RESTORE_NOT_ACCEPTED",
+        ),
+        errors.RestoreRefusedError: (StatusCode.FAILED_PRECONDITION, "RESTORE_REFUSED"),
         errors.NotServedError: (StatusCode.UNIMPLEMENTED, "NOT_SERVED"),
     },
 )

@@ -77,6 +77,10 @@ class AuditChainer:
         self._log_at = clock.monotonic() + HEADS_LOGGED_SECONDS
         self._refused: set[str] = set()
 
+    def broken(self) -> int:
+        """Return how many accounts' chains were found not to agree with their signed heads."""
+        return len(self._refused)
+
     def start(self) -> None:
         """Begin."""
         self._task = asyncio.create_task(self._run())

@@ -86,7 +86,7 @@ class RewrapKeys:
         """
         state, counts = await asyncio.gather(self._kek.status(), self._records.count())
         current = state.current_version
-        await self._audit(caller, version=current, resumed=after is not None)
+        audited = self._audit(caller, version=current, resumed=after is not None)
         remaining = sum(
             count
             for (name, version), count in counts.items()
@@ -94,8 +94,8 @@ class RewrapKeys:
         )
         pace = Pace(self._clock, records_per_second_max=records_per_second_max)
         done = failed = 0
-        # Keyvault's own keys are few, and stand in nobody's way.
-        own_keys = asyncio.create_task(self._service_keys.rewrap(below=current))
+        # Both are over before the first batches are, and stand in nobody's way.
+        beside = asyncio.gather(self._service_keys.rewrap(below=current), audited)
         try:
             async for batch in self._batches(after, current=current):
                 after = batch.last
@@ -103,10 +103,10 @@ class RewrapKeys:
                 remaining = max(0, remaining - batch.records)
                 yield RunProgress(done, remaining, failed, after)
                 await pace.keep(batch.records)
-            own_done, own_failed = await own_keys
+            (own_done, own_failed), _ = await beside
         finally:
-            own_keys.cancel()
-            await asyncio.gather(own_keys, return_exceptions=True)
+            beside.cancel()
+            await asyncio.gather(beside, return_exceptions=True)
         yield RunProgress(done + own_done, 0, failed + own_failed, after)
 
     async def _batches(self, after: RecordName | None, *, current: int) -> AsyncIterator[_Done]:

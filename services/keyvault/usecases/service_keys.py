@@ -11,6 +11,8 @@ from services.shared.secret import Secret
 AUDIT = "audit"
 CLIENT_HELD = "client-held"
 """Of the keyed hashes by which client-held secrets are known again."""
+REVOCATIONS = "revocations"
+"""Of the signatures of exported revocations."""
 
 _PURPOSE = b"ownkey/keyvault/service-key"
 _FORMAT_VERSION = b"1"

@@ -2,8 +2,8 @@
 """
 What all routers share: slices of shared keys' limits, and outages of providers.
 
-1. A limit is counted by minutes of the database's clock, as a whole and by customer. Slices of a
-   minute never add up to more than the limit, and end with their minute.
+1. A limit is counted by the database's clock, as a whole and by customer. What slices let begin in
+   any minute never adds up to more than the limit.
 2. An outage only ever grows: a later end extends it, an earlier one changes nothing.
 """
 
@@ -52,13 +52,29 @@ class Allotment:
         wish: What was asked for.
         requests_per_minute: What all routers share; None for no limit.
         requests: How many may begin; 0 without a limit.
-        remaining: Until the end of its minute.
+        remaining: For how long it counts.
+        free_in: Where it is empty, after how long something can be leased again.
     """
 
     wish: Wish
     requests_per_minute: int | None
     requests: int
     remaining: timedelta
+    free_in: timedelta = timedelta()
+
+
+@dataclass(frozen=True, slots=True)
+class SharedLimit:
+    """
+    A shared key's limit, and how much of it is in use.
+
+    Args:
+        requests_per_minute: What all routers share; None for no limit.
+        leased: Requests that were leased to routers in the minute before.
+    """
+
+    requests_per_minute: int | None
+    leased: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +106,12 @@ class SharingStore(Protocol):
         """Set or lift a limit and record it; False if there is no such key."""
         ...
 
+    async def limit(self, key_id: str) -> SharedLimit | None:
+        """Read a key's limit; None if there is no such key."""
+        ...
+
     async def lease(self, wishes: Sequence[Wish]) -> list[Allotment]:
-        """Lease slices of the current minute, in the order of the wishes."""
+        """Lease slices, in the order of the wishes."""
         ...
 
     async def exchange(self, found: Sequence[Outage], *, limit: int) -> list[Outage]:
@@ -127,6 +147,18 @@ class Sharing:
         )
         if not await self._store.set_limit(key_id, requests_per_minute, entry):
             raise KeyNotFoundError(PLATFORM, key_id)
+
+    async def limit(self, key_id: str) -> SharedLimit:
+        """
+        Read a shared key's limit.
+
+        Raises:
+            KeyNotFoundError: There is no such key.
+        """
+        found = await self._store.limit(key_id)
+        if found is None:
+            raise KeyNotFoundError(PLATFORM, key_id)
+        return found
 
     async def lease(self, wishes: Sequence[Wish]) -> list[Allotment]:
         """Lease slices, in the order of the wishes."""

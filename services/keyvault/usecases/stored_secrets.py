@@ -84,7 +84,9 @@ class SecretBox:
             item.binding: _unsealed(item, data_key)
             for item, data_key in zip(sound, data_keys, strict=True)
         }
-        results = [opened.get(item.binding, _refused(item)) for item in stored]
+        results = [
+            opened[item.binding] if item.binding in opened else _refused(item) for item in stored
+        ]
         for item, result in zip(stored, results, strict=True):
             if isinstance(result, RecordRefusedError):
                 log.error(

@@ -24,7 +24,7 @@ from services.ledger.usecases.commands import (
     SettleCommand,
 )
 from services.ledger.usecases.due import bring_up_to_date
-from services.ledger.usecases.lanes import LaneLimits, Lanes, Queued
+from services.ledger.usecases.lanes import LaneLimits, LaneMeter, Lanes, Queued
 from services.ledger.usecases.ports import LedgerStore, Wanted
 from services.ledger.usecases.settle import renew, settle
 from services.shared.boundary import current_call
@@ -50,6 +50,7 @@ class Attempts:
         plans: The plans.
         lease: How long a claim lasts unless renewed.
         limits: How batches are made.
+        meter: Counts them; None for nobody.
     """
 
     def __init__(
@@ -59,11 +60,12 @@ class Attempts:
         plans: PlanBook,
         lease: timedelta,
         limits: LaneLimits = LaneLimits(),  # noqa: B008 - a frozen value
+        meter: LaneMeter | None = None,
     ) -> None:
         self.lease = lease
         self._store = store
         self._plans = plans
-        self._lanes: Lanes[Outcome] = Lanes(self._batch, limits)
+        self._lanes: Lanes[Outcome] = Lanes(self._batch, limits, meter=meter)
         self._dry_slots = asyncio.Semaphore(DRY_RUNS_AT_ONCE_MAX)
 
     async def one(self, command: AttemptCommand) -> Outcome:

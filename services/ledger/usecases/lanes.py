@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from services.ledger.domain.accounts import bucket_of
 from services.ledger.usecases.commands import AttemptCommand
+from services.shared import tracing
 from services.shared.boundary import Call, current_call
 from services.shared.errors import DeadlineTooShortError, OverloadedError, ServiceError
 
@@ -45,6 +47,22 @@ class LaneLimits:
     queue_max: int = 4096
     batch_max: int = 512
     one_bucket: bool = False
+
+
+class LaneMeter(Protocol):
+    """Counts what lanes do."""
+
+    def waiting(self, count: Callable[[], int]) -> None:
+        """Show how many commands wait, by asking."""
+        ...
+
+    def batch(self, commands: int, seconds: float) -> None:
+        """Count a batch that was run."""
+        ...
+
+    def shed(self) -> None:
+        """Count a command that was refused because too many wait."""
+        ...
 
 
 class Queued(NamedTuple):
@@ -94,10 +112,15 @@ class Lanes(Generic[T]):
     Args:
         run: Runs a batch and returns what came of each command, in order; never raises.
         limits: How.
+        meter: Counts; None for nobody.
     """
 
-    def __init__(self, run: RunBatch[T], limits: LaneLimits) -> None:
-        self._lanes = [_Lane(run, limits) for _ in range(limits.count)]
+    def __init__(
+        self, run: RunBatch[T], limits: LaneLimits, *, meter: LaneMeter | None = None
+    ) -> None:
+        self._lanes = [_Lane(run, limits, meter) for _ in range(limits.count)]
+        if meter is not None:
+            meter.waiting(lambda: sum(lane.waiting for lane in self._lanes))
 
     async def each(self, commands: Sequence[AttemptCommand]) -> list[T | ServiceError]:
         """Run commands and return what came of each, in order."""
@@ -142,26 +165,29 @@ class _Place(NamedTuple, Generic[T]):
 class _Lane(Generic[T]):
     """One lane: a queue for each bucket, taken in turn, or one for all."""
 
-    def __init__(self, run: RunBatch[T], limits: LaneLimits) -> None:
+    def __init__(self, run: RunBatch[T], limits: LaneLimits, meter: LaneMeter | None) -> None:
         self._run = run
         self._limits = limits
+        self._meter = meter
         self._queues: OrderedDict[int, deque[_Place[T]]] = OrderedDict()
-        self._waiting = 0
+        self.waiting = 0
         self._task: asyncio.Task[None] | None = None
 
     def put(self, bucket: int, place: _Place[T]) -> None:
         """Queue a command, or refuse it if the queue is full."""
-        if self._waiting >= self._limits.queue_max:
+        if self.waiting >= self._limits.queue_max:
             message = (
                 f"{self._limits.queue_max} commands wait for these accounts already; try again "
                 "shortly with the same request id"
             )
             fault = OverloadedError(message, retry_after_seconds=SHED_RETRY_SECONDS)
+            if self._meter is not None:
+                self._meter.shed()
             place.reply.set(place.number, fault)
             return
         queue = bucket if self._limits.one_bucket else 0
         self._queues.setdefault(queue, deque()).append(place)
-        self._waiting += 1
+        self.waiting += 1
         if self._task is None:
             # A context of its own: a lane works for many callers.
             work = self._work()
@@ -172,11 +198,21 @@ class _Lane(Generic[T]):
             while self._queues:
                 batch = self._take()
                 if batch:
-                    outcomes = await self._run([place.queued for place in batch])
+                    outcomes = await self._ran([place.queued for place in batch])
                     for place, outcome in zip(batch, outcomes, strict=True):
                         place.reply.set(place.number, outcome)
         finally:
             self._task = None
+
+    async def _ran(self, batch: Sequence[Queued]) -> Sequence[T | ServiceError]:
+        """Run a batch, traced and counted."""
+        started = time.perf_counter()
+        traces = (one.call.trace for one in batch if one.call is not None)
+        with tracing.shared("batch commit", traces, commands=len(batch)):
+            outcomes = await self._run(batch)
+        if self._meter is not None:
+            self._meter.batch(len(batch), time.perf_counter() - started)
+        return outcomes
 
     def _take(self) -> list[_Place[T]]:
         """Take the next batch off the queue, less what need not run any more."""
@@ -184,7 +220,7 @@ class _Lane(Generic[T]):
         batch: list[_Place[T]] = []
         while queue and len(batch) < self._limits.batch_max:
             place = queue.popleft()
-            self._waiting -= 1
+            self.waiting -= 1
             if place.reply.done.cancelled():
                 continue
             try:

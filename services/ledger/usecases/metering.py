@@ -6,12 +6,13 @@ whether a commit waits for a second server.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from services.ledger.domain.entries import SubLedger
 from services.ledger.domain.files import AccountFile
+from services.ledger.domain.modes import Funding
 from services.ledger.domain.requests import AuthorizationState
 from services.ledger.usecases.ports import LapsedRun, LedgerStore, Wanted
 from services.shared.clock import Clock
@@ -39,6 +40,10 @@ class Meter(Protocol):
 
     def lapsed(self, count: int) -> None:
         """Count holds whose lease ran out."""
+        ...
+
+    def settled(self, funding: Funding, attempts: int, nano_credits: int) -> None:
+        """Count attempts that were settled, by who paid, and what they were charged at first."""
         ...
 
     def condition(self, condition: Condition) -> None:
@@ -95,6 +100,7 @@ class MeteredStore:
             return work(files)
 
         result = await self._store.change(wanted, noted)
+        self._count_settled(written.values())
         for file in written.values():
             self._count(file)
         return result
@@ -108,6 +114,19 @@ class MeteredStore:
     async def lapsed_runs(self, limit: int) -> list[LapsedRun]:
         """Return lapsed runs; see LedgerStore."""
         return await self._store.lapsed_runs(limit)
+
+    def _count_settled(self, files: Iterable[AccountFile]) -> None:
+        """Count first settlements; late captures and refunds correct them, and are left out."""
+        found = [
+            (attempt.funding, settlement.charge.customer)
+            for file in files
+            for attempt, number, settlement in file.changes.settlements
+            if number == 1
+        ]
+        for funding in Funding:
+            charged = [amount for paid_by, amount in found if paid_by is funding]
+            if charged:
+                self._meter.settled(funding, len(charged), sum(charged))
 
     def _count(self, file: AccountFile) -> None:
         for entry in file.book.entries:

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
+from services.shared import tracing
 from services.shared.errors import OverloadedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+
+    from services.shared.tracing import Trace
 
 BATCH_ITEMS_MAX = 256
 BATCHES_IN_FLIGHT_MAX = 2
@@ -24,6 +27,14 @@ OVERLOAD_RETRY_SECONDS = 0.5
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class _Waiting(NamedTuple, Generic[Item, Result]):
+    """An item in the queue, where its result goes, and its place in a trace."""
+
+    item: Item
+    future: asyncio.Future[Result]
+    trace: Trace | None
 
 
 class Batcher(Generic[Item, Result]):
@@ -36,7 +47,7 @@ class Batcher(Generic[Item, Result]):
 
     def __init__(self, send: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]]) -> None:
         self._send = send
-        self._queue: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._queue: deque[_Waiting[Item, Result]] = deque()
         self._running: set[asyncio.Task[None]] = set()
 
     async def submit(self, item: Item) -> Result:
@@ -50,7 +61,7 @@ class Batcher(Generic[Item, Result]):
             message = "too many calls wait for the ledger already; try again shortly"
             raise OverloadedError(message, retry_after_seconds=OVERLOAD_RETRY_SECONDS)
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._queue.append((item, future))
+        self._queue.append(_Waiting(item, future, tracing.current()))
         self._start()
         return await future
 
@@ -72,20 +83,21 @@ class Batcher(Generic[Item, Result]):
         while self._queue:
             size = min(len(self._queue), BATCH_ITEMS_MAX)
             taken = [self._queue.popleft() for _ in range(size)]
-            batch = [(item, future) for item, future in taken if not future.done()]
+            batch = [one for one in taken if not one.future.done()]
             if batch:
                 await self._send_batch(batch)
 
-    async def _send_batch(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+    async def _send_batch(self, batch: list[_Waiting[Item, Result]]) -> None:
         try:
-            results = await self._send([item for item, _ in batch])
+            with tracing.shared("batch", (one.trace for one in batch), items=len(batch)):
+                results = await self._send([one.item for one in batch])
         except BaseException as fault:
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(fault)
+            for one in batch:
+                if not one.future.done():
+                    one.future.set_exception(fault)
             if not isinstance(fault, Exception):
                 raise
             return
-        for (_, future), result in zip(batch, results, strict=True):
-            if not future.done():
-                future.set_result(result)
+        for one, result in zip(batch, results, strict=True):
+            if not one.future.done():
+                one.future.set_result(result)

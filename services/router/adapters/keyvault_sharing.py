@@ -89,6 +89,7 @@ class GrpcSharedLimits:
             requests_per_minute=None if leased.unlimited else leased.requests_per_minute,
             leased=leased.request_count,
             until=asked_at + leased.remaining_millis / 1000,
+            free_at=asked_at + leased.free_in_millis / 1000,
         )
 
 

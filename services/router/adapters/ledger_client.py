@@ -19,6 +19,8 @@ from ownkey.ledger.v1 import ledger_service_pb2_grpc
 from services.router import errors
 from services.router.adapters import ledger_mapping as mapping
 from services.router.adapters.batching import Batcher
+from services.router.usecases.ports import Grant
+from services.shared import tracing
 from services.shared.errors import (
     InternalError,
     OverloadedError,
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
         Ask,
         Capture,
         Claim,
-        Grant,
         Recorded,
         RequestEnd,
         Settled,
@@ -99,7 +100,11 @@ class GrpcLedger:
             result = await self._authorize.submit(request)
             return result.response if result.HasField("response") else _raise(result.error)
 
-        return mapping.grant(await retried(attempt, timeout_seconds))
+        with tracing.span("authorize", dry_run=request.dry_run) as span:
+            grant = mapping.grant(await retried(attempt, timeout_seconds))
+            if isinstance(grant, Grant):
+                span.set(funding=grant.funding.name)
+            return grant
 
     async def renew(
         self, claim: Claim, sequence: int, checkpoint: Capture, *, timeout_seconds: float
@@ -135,7 +140,10 @@ class GrpcLedger:
                 # idempotent, so it is tried as long as there is time.
                 raise _away() from None
 
-        return mapping.settled(await retried(attempt, timeout_seconds, passing=_PASSING_SETTLING))
+        with tracing.span("settle"):
+            return mapping.settled(
+                await retried(attempt, timeout_seconds, passing=_PASSING_SETTLING)
+            )
 
     async def _send_authorize(
         self, items: Sequence[pb.AuthorizeRequest]

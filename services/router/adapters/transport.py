@@ -45,7 +45,7 @@ _may_send: ContextVar[Callable[[], bool] | None] = ContextVar("may_send", defaul
 
 class _LeasedConnector(aiohttp.TCPConnector):
     """
-    Asks whether the request may still be sent once its connection is in hand.
+    Asks whether a request without a body may still be sent once its connection is in hand.
     """
 
     async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
@@ -61,6 +61,59 @@ class _LeasedConnector(aiohttp.TCPConnector):
             connection.release()
             raise StaleKeyError
         return connection
+
+    async def _wrap_create_connection(self, *args: Any, **named: Any) -> Any:
+        """
+        Connect so that what is written goes out in the same step.
+
+        uvloop gathers small writes until the end of its turn, and a process that is stopped before
+        that would send them whenever it goes on.
+        With no room to gather in, each write is a call of the system; TLS is put on top of that.
+        """
+        context = named.pop("ssl", None)
+        hostname = named.pop("server_hostname", None)
+        transport, protocol = await super()._wrap_create_connection(*args, **named)
+        transport.set_write_buffer_limits(high=0)
+        if not context:
+            return transport, protocol
+        try:
+            secured = await self._loop.start_tls(
+                transport,
+                protocol,
+                context,
+                server_hostname=hostname,
+                ssl_handshake_timeout=CONNECT_SECONDS_MAX,
+            )
+        except BaseException:
+            transport.abort()
+            raise
+        assert secured is not None, "the transport was open"
+        protocol.connection_made(secured)
+        return secured, protocol
+
+
+class _LeasedBody(aiohttp.BytesPayload):
+    """
+    Asks whether the request may still be sent in the very step that writes it.
+
+    The library writes a request with a body in a task of its own: between having the connection and
+    writing, the process may be stopped for any time.
+    """
+
+    def __init__(self, body: bytes, may_send: Callable[[], bool]) -> None:
+        super().__init__(body)
+        self._may_send = may_send
+
+    async def write_with_length(self, writer: Any, content_length: int | None) -> None:
+        """
+        Write head and body; the head waits for its body.
+
+        Raises:
+            StaleKeyError: The request may no longer be sent.
+        """
+        if not self._may_send():
+            raise StaleKeyError
+        await super().write_with_length(writer, content_length)
 
 
 class PublicResolver(AbstractResolver):
@@ -148,40 +201,44 @@ class AiohttpTransport:
         progress = _Progress()
 
         def check() -> bool:
-            # Once asked with the connection in hand, bytes follow.
+            # Once asked, bytes follow.
             progress.sent = may_send()
+            progress.stale = not progress.sent
             return progress.sent
 
-        token = _may_send.set(check)
+        token = _may_send.set(None if request.body else check)
         try:
-            async with contextlib.AsyncExitStack() as stack:
-                with _translated(progress):
-                    response = await stack.enter_async_context(
-                        self._session.request(
-                            request.method,
-                            URL(request.url, encoded=True),
-                            headers=dict(request.headers),
-                            data=request.body or None,
-                            allow_redirects=False,
-                            timeout=aiohttp.ClientTimeout(
-                                total=None,
-                                connect=min(CONNECT_SECONDS_MAX, head_seconds),
-                                sock_read=head_seconds,
-                            ),
-                        )
-                    )
-                yield _Answer(response, idle_seconds, progress, body_bytes_max)
+            with _translated(progress):
+                response = await self._session.request(
+                    request.method,
+                    URL(request.url, encoded=True),
+                    headers=dict(request.headers),
+                    data=_LeasedBody(request.body, check) if request.body else None,
+                    allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(
+                        total=None,
+                        connect=min(CONNECT_SECONDS_MAX, head_seconds),
+                        sock_read=head_seconds,
+                    ),
+                )
         finally:
             _may_send.reset(token)
+        try:
+            yield _Answer(response, idle_seconds, progress, body_bytes_max)
+        finally:
+            # Back to the pool where the answer was read to its end, else closed.
+            response.release()
+            await response.wait_for_close()
 
 
 class _Progress:
     """How far a request has come."""
 
-    __slots__ = ("sent",)
+    __slots__ = ("sent", "stale")
 
     def __init__(self) -> None:
         self.sent = False
+        self.stale = False
 
 
 class _Answer:
@@ -219,8 +276,11 @@ class _Answer:
         content = self._response.content
         while True:
             with _translated(self._progress):
-                async with asyncio.timeout(self._idle_seconds):
-                    data = await content.readany()
+                # What has come already needs no timer.
+                data = content.read_nowait()
+                if not data and not content.at_eof():
+                    async with asyncio.timeout(self._idle_seconds):
+                        data = await content.readany()
             if not data:
                 return
             size += len(data)
@@ -252,6 +312,8 @@ def _translated(progress: _Progress) -> Any:
         )
         raise ProviderError(outcome=outcome, safe_message=message, billed=billed) from None
     except (aiohttp.ClientError, OSError):
+        if progress.stale:
+            raise StaleKeyError from None
         billed = Billed.MAYBE_BILLED if progress.sent else Billed.NOT_SENT
         message = (
             "the connection broke before the answer was whole: try again"

@@ -50,6 +50,7 @@ class Fitting:
         self._unsupported = unsupported
         self._conditions = conditions
         self._now = now
+        self._needs = request.input.needs()
 
     def exclude(
         self,
@@ -151,7 +152,7 @@ class Fitting:
         model = self.catalogue.models.get(offer.model)
         if model is None:
             return None
-        for capability, what in self.request.input.needs():
+        for capability, what in self._needs:
             if capability not in model.capabilities:
                 return ExclusionReason.PARAMETER, f"{offer.model} does not take {what}"
         return None

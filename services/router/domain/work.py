@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection
 
     from services.router.domain.catalogue import Capability, Catalogue, Offer
     from services.router.domain.operation import Operation
@@ -36,7 +36,7 @@ class Call(Protocol):
         """Tell whether the answer is asked for piece by piece."""
         ...
 
-    def without(self, fields: Iterable[str]) -> Call:
+    def without(self, fields: Collection[str]) -> Call:
         """Give the call without some fields that only tune the answer."""
         ...
 

@@ -9,7 +9,6 @@ before the first content has a status of its own; after it, the stream ends with
 
 from __future__ import annotations
 
-import contextlib
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,9 +22,11 @@ from services.router.http import anthropic_answer, openai_answer
 from services.router.http.anthropic_answer import MessageAnswer
 from services.router.http.anthropic_request import read_messages
 from services.router.http.media_door import MediaDoor
+from services.router.http.metrics import HTTP_CALLS, HTTP_SECONDS, NO_ROUTE
 from services.router.http.model_names import model_name
 from services.router.http.openai_answer import ChatAnswer
 from services.router.http.openai_request import read_chat
+from services.router.http.repeats import Repeats, not_heard
 from services.router.http.telling import (
     ACCOUNT,
     REQUEST_ID,
@@ -38,6 +39,7 @@ from services.router.http.telling import (
 from services.router.rpc import mapping_text
 from services.router.rpc.policy import SERVICE
 from services.router.usecases.engine import Ended, Started
+from services.shared import tracing
 from services.shared.errors import (
     InternalError,
     InvalidArgumentError,
@@ -46,7 +48,6 @@ from services.shared.errors import (
     UnauthenticatedError,
 )
 from services.shared.identity import ANONYMOUS, Caller
-from services.shared.ids import new_id
 from services.shared.logging import get_logger
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from services.router.usecases.generate import GenerateText
     from services.shared.access import Access
     from services.shared.clock import Clock
+    from services.shared.tracing import Span
 
 BODY_BYTES_MAX = 40 * 1024 * 1024
 """Images come as base64, a third larger than their bytes."""
@@ -68,6 +70,7 @@ ANSWER_SECONDS_MAX = 600.0
 """As long as the SDKs wait by default."""
 IN_FLIGHT_MAX = 2_048
 OVERLOAD_RETRY_SECONDS = 0.5
+HTTP_SERVER_FAULT = 500
 
 _NAME: web.RequestKey[str] = web.RequestKey("request_id", str)
 _SOURCES = {
@@ -133,6 +136,7 @@ class Door:
         self._catalogue = catalogue
         self._access = access
         self._clock = clock
+        self._repeats = Repeats(clock)
         self._in_flight = 0
 
     def app(self) -> web.Application:
@@ -147,7 +151,7 @@ class Door:
             catalogue=self._catalogue,
             clock=self._clock,
             allow=self._allow,
-            head=_head,
+            head=self._head,
             naming=lambda request: _naming(request.get(_NAME, "")),
         ).add_to(app)
         app.router.add_get("/v1/models", self._models)
@@ -166,26 +170,36 @@ class Door:
         started = self._clock.monotonic()
         status, reason = 0, ""
         self._in_flight += 1
-        try:
-            self._check_load()
-            response = await handler(request)
-            status = response.status
-        except Exception as fault:  # noqa: BLE001 - the task root
-            error = _as_failure(fault)
-            status, reason = _status_of(fault, error)
-            return self._failure(request, error, status)
-        else:
-            return response
-        finally:
-            self._in_flight -= 1
-            log.info(
-                "http",
-                method=request.method,
-                path=request.path,
-                status=status,
-                reason=reason,
-                duration_ms=round((self._clock.monotonic() - started) * 1000, 3),
-            )
+        route = _route(request)
+        with _span(request, route) as span:
+            try:
+                self._check_load()
+                response = await handler(request)
+                status = response.status
+            except Exception as fault:  # noqa: BLE001 - the task root
+                error = _as_failure(fault)
+                status, reason = _status_of(fault, error)
+                return self._failure(request, error, status)
+            else:
+                return response
+            finally:
+                self._in_flight -= 1
+                # Without a status it was cancelled: its caller left before there was one.
+                self._repeats.ended(request, request.get(_NAME, ""), cancelled=not status)
+                seconds = self._clock.monotonic() - started
+                HTTP_CALLS.labels(route=route, status=status).inc()
+                HTTP_SECONDS.labels(route=route).observe(seconds)
+                span.set(http__response__status_code=status, reason=reason)
+                if status >= HTTP_SERVER_FAULT:
+                    span.fail(reason)
+                log.info(
+                    "http",
+                    method=request.method,
+                    path=request.path,
+                    status=status,
+                    reason=reason,
+                    duration_ms=round(seconds * 1000, 3),
+                )
 
     def _check_load(self) -> None:
         if self._in_flight > IN_FLIGHT_MAX:
@@ -232,7 +246,9 @@ class Door:
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         self._allow(request, "GenerateText")
         chat = read_chat(await _body(request))
-        call = self._call(request, chat.model, chat.input, stream=chat.stream, vendor="openai")
+        call = await self._call(
+            request, chat.model, chat.input, stream=chat.stream, vendor="openai"
+        )
         created = int(self._clock.now().timestamp())
         answer = ChatAnswer(call.request_id, created=created, include_usage=chat.include_usage)
         return await self._answer(request, call, answer)
@@ -240,12 +256,32 @@ class Door:
     async def _messages(self, request: web.Request) -> web.StreamResponse:
         self._allow(request, "GenerateText")
         asked = read_messages(await _body(request))
-        call = self._call(
+        call = await self._call(
             request, asked.model, asked.input, stream=asked.stream, vendor="anthropic"
         )
         return await self._answer(request, call, MessageAnswer(call.request_id))
 
-    def _call(
+    async def _head(self, request: web.Request) -> dict[str, Any]:
+        """
+        Read what every request says in its headers: account, request id and source.
+
+        Raises:
+            InvalidArgumentError: Naming the header.
+        """
+        request_id = self._repeats.name(request, await request.read())
+        request[_NAME] = request_id
+        source = request.headers.get(SOURCE, "").lower()
+        if source not in _SOURCES:
+            raise InvalidArgumentError.of(SOURCE, "must be auto, own_key or credits")
+        account = request.headers.get(ACCOUNT, "")
+        if not account:
+            raise InvalidArgumentError.of(
+                ACCOUNT, "is required: a header that names the account, as accounts/{account}"
+            )
+        structlog.contextvars.bind_contextvars(account=account, request_id=request_id)
+        return {"account": account, "request_id": request_id, "source": _SOURCES[source]}
+
+    async def _call(
         self,
         request: web.Request,
         model: str,
@@ -260,7 +296,7 @@ class Door:
         message = text_pb2.StreamTextRequest if stream else text_pb2.GenerateTextRequest
         return mapping_text.text_request(
             message(
-                **_head(request),
+                **await self._head(request),
                 model=model_name(model, self._catalogue, vendor=vendor),
                 input=text_input,
             )
@@ -310,7 +346,7 @@ class Door:
             }
         )
         # Its caller may leave at any moment; leaving ends the events, which is all there is to do.
-        with contextlib.suppress(ConnectionResetError):
+        try:
             await response.prepare(request)
             await response.write(answer.begin(started))
             await response.write(_written(event, answer))
@@ -322,6 +358,8 @@ class Door:
             except Exception as fault:  # noqa: BLE001 - past the status, it is told in the stream
                 await response.write(answer.broken(_as_failure(fault)))
             await response.write_eof()
+        except ConnectionResetError:
+            not_heard(request)
         return response
 
     # ---- models
@@ -348,6 +386,26 @@ class Door:
         return web.json_response(body.model_object(found))
 
 
+def _route(request: web.Request) -> str:
+    """
+    Give the pattern of the path.
+    """
+    resource = request.match_info.route.resource
+    return NO_ROUTE if resource is None else resource.canonical
+
+
+def _span(request: web.Request, route: str) -> Span:
+    """
+    Begin the span of a call; its trace is named in every line of the log.
+    """
+    if not tracing.active():
+        return tracing.NO_SPAN
+    header = request.headers.get(tracing.HEADER, "")
+    span = tracing.serving(f"{request.method} {route}", header, http__route=route)
+    structlog.contextvars.bind_contextvars(trace_id=span.trace_id)
+    return span
+
+
 def _caller(request: web.Request, *, token: str) -> Caller:
     """
     Tell what a caller shows; a certificate, where there is one, was checked by the handshake.
@@ -358,27 +416,6 @@ def _caller(request: web.Request, *, token: str) -> Caller:
     shown = certificate.get("subjectAltName", ())
     names = tuple(name for kind, name in shown if kind in ("URI", "DNS"))
     return Caller(encrypted=True, names=names, token=token)
-
-
-def _head(request: web.Request) -> dict[str, Any]:
-    """
-    Read what every request says in its headers: account, request id and source.
-
-    Raises:
-        InvalidArgumentError: Naming the header.
-    """
-    request_id = request.headers.get(REQUEST_ID, "") or new_id()
-    request[_NAME] = request_id
-    source = request.headers.get(SOURCE, "").lower()
-    if source not in _SOURCES:
-        raise InvalidArgumentError.of(SOURCE, "must be auto, own_key or credits")
-    account = request.headers.get(ACCOUNT, "")
-    if not account:
-        raise InvalidArgumentError.of(
-            ACCOUNT, "is required: a header that names the account, as accounts/{account}"
-        )
-    structlog.contextvars.bind_contextvars(account=account, request_id=request_id)
-    return {"account": account, "request_id": request_id, "source": _SOURCES[source]}
 
 
 def _written(event: Event, answer: Answer) -> bytes:

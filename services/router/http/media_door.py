@@ -5,13 +5,12 @@ Images and speech through the door, in the shapes of OpenAI's SDK.
 https://developers.openai.com/api/reference/resources/images and
 https://developers.openai.com/api/reference/resources/audio . Images come as base64 in one answer.
 Sound comes as it is made; past the first bytes a failure closes the connection, for the format has
-no other word for it.
+no other word for it. The SDK then tries again, and is told of the request that it repeats.
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from services.router.domain.media import MediaChunk
 from services.router.errors import AnswerNotKeptError
 from services.router.http.fields import Fields
 from services.router.http.model_names import model_name
+from services.router.http.repeats import not_heard
 from services.router.http.telling import receipt_headers, started_headers
 from services.router.rpc import mapping_media
 from services.router.usecases.engine import Ended, Started
@@ -31,7 +31,7 @@ from services.shared.errors import InternalError, InvalidArgumentError
 from services.shared.logging import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from services.router.domain.attempts import Receipt
     from services.router.domain.catalogue import Catalogue
@@ -66,7 +66,7 @@ class MediaDoor:
     clock: Clock
     allow: Callable[[web.Request, str], None]
     """Checks who calls, and whether they may call an RPC."""
-    head: Callable[[web.Request], dict[str, Any]]
+    head: Callable[[web.Request], Awaitable[dict[str, Any]]]
     """Reads account, request id and source out of the headers."""
     naming: Callable[[web.Request], dict[str, str]]
     """Names the request in an answer's headers."""
@@ -81,7 +81,7 @@ class MediaDoor:
     async def _images(self, request: web.Request) -> web.StreamResponse:
         self.allow(request, "GenerateImage")
         fields = Fields(await _json(request))
-        message = self._image_message(fields, self.head(request))
+        message = self._image_message(fields, await self.head(request))
         call = mapping_media.image_request(message, self.catalogue)
         images: dict[int, list[bytes]] = {}
         media_type = ""
@@ -106,7 +106,7 @@ class MediaDoor:
     async def _speech(self, request: web.Request) -> web.StreamResponse:
         self.allow(request, "SynthesizeSpeech")
         fields = Fields(await _json(request))
-        message = self._speech_message(fields, self.head(request))
+        message = self._speech_message(fields, await self.head(request))
         call = mapping_media.speech_request(message, self.catalogue)
         async with aclosing(self._events(call)) as events:
             started = await anext(events)
@@ -134,7 +134,7 @@ class MediaDoor:
         }
         response = web.StreamResponse(headers=headers)
         # Its caller may leave at any moment; leaving ends the events, which is all there is to do.
-        with contextlib.suppress(ConnectionResetError):
+        try:
             await response.prepare(request)
             await response.write(first.data)
             try:
@@ -145,10 +145,13 @@ class MediaDoor:
                 raise
             except Exception as fault:  # noqa: BLE001 - past the status, only the cut tells
                 log.info("speech_broke_off", error=type(fault).__name__)
+                not_heard(request)
                 if request.transport is not None:
                     request.transport.abort()
                 return response
             await response.write_eof()
+        except ConnectionResetError:
+            not_heard(request)
         return response
 
     def _events(self, call: Request) -> Any:

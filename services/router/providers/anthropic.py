@@ -44,6 +44,7 @@ from services.router.providers.dialect import HTTPDialect
 from services.router.providers.probe import FreeCallFinding, ProbePlan
 from services.router.providers.sse import SSEEvent
 from services.router.providers.sse_decoder import HTTP_OK, SSEDecoder
+from services.router.providers.typed_events import NO_ARGUMENTS, TypedEvents, arguments_text
 
 __all__ = ["ANTHROPIC", "TABLE", "AnthropicDecoder", "parse_message", "parse_message_error"]
 
@@ -144,52 +145,67 @@ class _Usage(msgspec.Struct):
 
 
 class _Block(msgspec.Struct):
-    type: str = ""
-    text: str = ""
-    thinking: str = ""
-    signature: str = ""
-    data: str = ""
-    id: str = ""
-    name: str = ""
-    input: msgspec.Raw = msgspec.Raw(b"{}")
+    type: str | None = None
+    text: str | None = None
+    thinking: str | None = None
+    signature: str | None = None
+    data: str | None = None
+    id: str | None = None
+    name: str | None = None
+    input: msgspec.Raw = NO_ARGUMENTS
 
     def reasoning_signature(self) -> str:
         """
         Give the proof over a thinking block; redacted thinking is nothing but proof.
         """
-        return REDACTED + self.data if self.type == "redacted_thinking" else self.signature
+        if self.type == "redacted_thinking":
+            return REDACTED + (self.data or "")
+        return self.signature or ""
 
 
 class _Delta(msgspec.Struct):
-    type: str = ""
-    text: str = ""
-    partial_json: str = ""
-    thinking: str = ""
-    signature: str = ""
+    type: str | None = None
+    text: str | None = None
+    partial_json: str | None = None
+    thinking: str | None = None
+    signature: str | None = None
     stop_reason: str | None = None
 
 
 class _Message(msgspec.Struct):
     content: list[_Block] | None = None
     stop_reason: str | None = None
-    model: str = ""
+    model: str | None = None
     usage: _Usage | None = None
-    type: str = ""
+    type: str | None = None
     error: Any = None
 
 
 class _Event(msgspec.Struct):
-    type: str = ""
+    type: str | None = None
     message: _Message | None = None
-    index: int = 0
+    index: int | None = None
     content_block: _Block | None = None
     delta: _Delta | None = None
     usage: _Usage | None = None
     error: Any = None
 
 
-_decode_event = msgspec.json.Decoder(_Event).decode
 _decode_message = msgspec.json.Decoder(_Message).decode
+
+
+_EVENTS = frozenset(
+    {
+        "message_start",
+        "content_block_start",
+        "content_block_delta",
+        "content_block_stop",
+        "message_delta",
+        "message_stop",
+        "error",
+    }
+)
+_read_event = TypedEvents(_Event, known=_EVENTS).read
 
 
 class AnthropicDecoder(SSEDecoder):
@@ -201,6 +217,8 @@ class AnthropicDecoder(SSEDecoder):
         super().__init__(table, now=now)
         self._tool_indexes: dict[int, int] = {}
         """From a content block's index to the call's place among the tool calls."""
+        self._argued: set[int] = set()
+        """Tool calls of which arguments have come."""
         self._counts = _Usage()
         self._stop_reason: str | None = None
 
@@ -208,47 +226,69 @@ class AnthropicDecoder(SSEDecoder):
         """
         Read one event; `ping` and unknown events are ignored, as the API's page asks.
         """
-        read = _decode_event(event.data)
+        read = _read_event(event.data)
+        if read is None:
+            return
         if read.type == "content_block_delta":
             self._delta(read, out)
         elif read.type == "content_block_start":
             self._block_start(read, out)
+        elif read.type == "content_block_stop":
+            self._block_stop(read, out)
         elif read.type == "message_start" and read.message is not None:
-            self.model = read.message.model
+            self.model = read.message.model or ""
             self._report(read.message.usage, out)
         elif read.type == "message_delta":
-            if read.delta is not None and read.delta.stop_reason:
-                self._stop_reason = read.delta.stop_reason
-            self._report(read.usage, out)
+            self._message_delta(read, out)
         elif read.type == "error":
             raise self.error(_facts(read.error, status=HTTP_OK, usage=self.usage))
         elif read.type == "message_stop":
-            if self._stop_reason is None:
-                raise broken(self.table, http_status=HTTP_OK, cut=True, usage=self.usage)
-            self.end(_FINISH_REASONS.get(self._stop_reason, FinishReason.OTHER), out)
+            self._message_stop(out)
 
     def _delta(self, read: _Event, out: list[StreamEvent]) -> None:
-        delta = read.delta or _Delta()
+        delta = read.delta
+        if delta is None:
+            return
         if delta.type == "text_delta":
             if delta.text:
                 out.append(TextDelta(delta.text))
         elif delta.type == "input_json_delta":
             # Blocks of the provider's own tools are no calls for the caller.
-            index = self._tool_indexes.get(read.index)
+            index = self._tool_indexes.get(read.index or 0)
             if index is not None and delta.partial_json:
+                self._argued.add(index)
                 out.append(ToolCallDelta(index, "", "", delta.partial_json))
         elif delta.thinking or delta.signature:
-            out.append(ReasoningDelta(delta.thinking, delta.signature))
+            out.append(ReasoningDelta(delta.thinking or "", delta.signature or ""))
 
     def _block_start(self, read: _Event, out: list[StreamEvent]) -> None:
         block = read.content_block or _Block()
         if block.type == "tool_use":
-            index = self._tool_indexes.setdefault(read.index, len(self._tool_indexes))
-            out.append(ToolCallDelta(index, block.id, block.name, ""))
+            index = self._tool_indexes.setdefault(read.index or 0, len(self._tool_indexes))
+            out.append(ToolCallDelta(index, block.id or "", block.name or "", ""))
         elif block.text:
             out.append(TextDelta(block.text))
         elif block.thinking or block.reasoning_signature():
-            out.append(ReasoningDelta(block.thinking, block.reasoning_signature()))
+            out.append(ReasoningDelta(block.thinking or "", block.reasoning_signature()))
+
+    def _block_stop(self, read: _Event, out: list[StreamEvent]) -> None:
+        """
+        Complete a call without arguments, of which no piece came, to the JSON of a whole answer.
+        """
+        index = self._tool_indexes.get(read.index or 0)
+        if index is not None and index not in self._argued:
+            self._argued.add(index)
+            out.append(ToolCallDelta(index, "", "", arguments_text(NO_ARGUMENTS)))
+
+    def _message_delta(self, read: _Event, out: list[StreamEvent]) -> None:
+        if read.delta is not None and read.delta.stop_reason:
+            self._stop_reason = read.delta.stop_reason
+        self._report(read.usage, out)
+
+    def _message_stop(self, out: list[StreamEvent]) -> None:
+        if self._stop_reason is None:
+            raise broken(self.table, http_status=HTTP_OK, cut=True, usage=self.usage)
+        self.end(_FINISH_REASONS.get(self._stop_reason, FinishReason.OTHER), out)
 
     def _report(self, usage: _Usage | None, out: list[StreamEvent]) -> None:
         if usage is not None:
@@ -289,17 +329,17 @@ def parse_message(
     # A signature proves one block: it is worthless over several that were joined.
     signatures = [sign for block in blocks if (sign := block.reasoning_signature())]
     return Completion(
-        text="".join(block.text for block in blocks if block.type == "text"),
-        reasoning="".join(block.thinking for block in blocks),
+        text="".join(block.text or "" for block in blocks if block.type == "text"),
+        reasoning="".join(block.thinking or "" for block in blocks),
         reasoning_signature=signatures[0] if len(signatures) == 1 else "",
         tool_calls=tuple(
-            ToolCall(id=block.id, name=block.name, arguments=bytes(block.input).decode())
+            ToolCall(block.id or "", block.name or "", arguments_text(block.input))
             for block in blocks
             if block.type == "tool_use"
         ),
         finish_reason=_FINISH_REASONS.get(message.stop_reason, FinishReason.OTHER),
         usage=usage,
-        model=message.model,
+        model=message.model or "",
     )
 
 

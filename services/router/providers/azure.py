@@ -57,7 +57,12 @@ _RULES = (
     ErrorRule(
         outcome=Outcome.MODEL_NOT_FOUND,
         source="https://github.com/openai/openai-python/issues/937",
-        code=("deploymentnotfound", "unknown_model", "unavailable_model"),
+        code=(
+            "deploymentnotfound",
+            "unknown_model",
+            "unavailable_model",
+            "operationnotsupported",
+        ),
     ),
     ErrorRule(
         outcome=Outcome.PERMISSION_DENIED,

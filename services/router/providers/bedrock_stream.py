@@ -43,8 +43,12 @@ from services.router.providers.classify import (
 from services.router.providers.event_stream import BROKEN, EventStreamParser
 from services.router.providers.sse import SSEEvent
 from services.router.providers.sse_decoder import HTTP_OK, SSEDecoder
+from services.router.providers.typed_events import NO_ARGUMENTS, arguments_text
 
 __all__ = ["BedrockDecoder", "parse_answer", "parse_refusal"]
+
+_DELTA = b"event/contentBlockDelta"
+"""Nearly all messages of a stream."""
 
 _FINISH_REASONS = {
     # https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_MessageStopEvent.html
@@ -60,8 +64,8 @@ _FINISH_REASONS = {
 
 
 class _ReasoningText(msgspec.Struct):
-    text: str = ""
-    signature: str = ""
+    text: str | None = None
+    signature: str | None = None
 
 
 class _Reasoning(msgspec.Struct, rename="camel"):
@@ -70,9 +74,9 @@ class _Reasoning(msgspec.Struct, rename="camel"):
     """
 
     reasoning_text: _ReasoningText | None = None
-    redacted_content: str = ""
-    text: str = ""
-    signature: str = ""
+    redacted_content: str | None = None
+    text: str | None = None
+    signature: str | None = None
 
     def proof(self) -> str:
         """
@@ -80,13 +84,14 @@ class _Reasoning(msgspec.Struct, rename="camel"):
         """
         if self.redacted_content:
             return REDACTED + self.redacted_content
-        return self.signature if self.reasoning_text is None else self.reasoning_text.signature
+        block = self if self.reasoning_text is None else self.reasoning_text
+        return block.signature or ""
 
 
 class _ToolUse(msgspec.Struct, rename="camel"):
-    tool_use_id: str = ""
-    name: str = ""
-    input: msgspec.Raw = msgspec.Raw(b"{}")
+    tool_use_id: str | None = None
+    name: str | None = None
+    input: msgspec.Raw = NO_ARGUMENTS
 
 
 class _Block(msgspec.Struct, rename="camel"):
@@ -96,7 +101,7 @@ class _Block(msgspec.Struct, rename="camel"):
 
 
 class _ToolInput(msgspec.Struct):
-    input: str = ""
+    input: str | None = None
 
 
 class _Delta(msgspec.Struct, rename="camel"):
@@ -114,8 +119,8 @@ class _Output(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct, rename="camel"):
-    input_tokens: int = 0
-    output_tokens: int = 0
+    input_tokens: int | None = None
+    output_tokens: int | None = None
     cache_read_input_tokens: int | None = None
     cache_write_input_tokens: int | None = None
 
@@ -126,8 +131,8 @@ class _Usage(msgspec.Struct, rename="camel"):
         read = self.cache_read_input_tokens or 0
         written = self.cache_write_input_tokens or 0
         return Usage(
-            input_tokens=self.input_tokens + read + written,
-            output_tokens=self.output_tokens,
+            input_tokens=(self.input_tokens or 0) + read + written,
+            output_tokens=self.output_tokens or 0,
             cached_input_tokens=read,
             cache_write_tokens=written,
         )
@@ -135,7 +140,7 @@ class _Usage(msgspec.Struct, rename="camel"):
 
 class _Answer(msgspec.Struct, rename="camel"):
     output: _Output | None = None
-    stop_reason: str = ""
+    stop_reason: str | None = None
     usage: _Usage | None = None
 
 
@@ -148,12 +153,12 @@ class _Event(msgspec.Struct, rename="camel"):
     Every event of ConverseStream, and the `chunk` of InvokeModelWithResponseStream.
     """
 
-    content_block_index: int = 0
+    content_block_index: int | None = None
     start: _Start | None = None
     delta: _Delta | None = None
-    stop_reason: str = ""
+    stop_reason: str | None = None
     usage: _Usage | None = None
-    bytes: str = ""
+    bytes: str | None = None
 
 
 _decode_event = msgspec.json.Decoder(_Event).decode
@@ -172,45 +177,62 @@ class BedrockDecoder(SSEDecoder):
         """Reads what stands inside the chunks of an Anthropic model."""
         self._tool_indexes: dict[int, int] = {}
         """From a content block's index to the call's place among the tool calls."""
+        self._argued: set[int] = set()
+        """Tool calls of which arguments have come."""
         self._stop_reason = ""
 
     def read_event(self, event: SSEEvent, out: list[StreamEvent]) -> None:
         """
         Read one message; events that are not known carry nothing.
         """
+        if event.event == _DELTA:
+            self._delta(_decode_event(event.data), out)
+            return
         if event is BROKEN:
             raise broken(self.table, http_status=HTTP_OK, cut=False, usage=self.usage)
         kind, _, name = event.event.partition(b"/")
         if kind != b"event":
             raise self.error(_facts(event.data, code=name.decode(), usage=self.usage))
-        if name == b"contentBlockDelta":
-            self._delta(_decode_event(event.data), out)
-        elif name == b"contentBlockStart":
+        if name == b"contentBlockStart":
             self._block_start(_decode_event(event.data), out)
+        elif name == b"contentBlockStop":
+            self._block_stop(_decode_event(event.data), out)
         elif name == b"messageStop":
-            self._stop_reason = _decode_event(event.data).stop_reason
+            self._stop_reason = _decode_event(event.data).stop_reason or ""
         elif name == b"metadata":
             self._metadata(_decode_event(event.data), out)
         elif name == b"chunk":
             self._chunk(_decode_event(event.data), out)
 
     def _delta(self, read: _Event, out: list[StreamEvent]) -> None:
-        delta = read.delta or _Delta()
+        delta = read.delta
+        if delta is None:
+            return
         if delta.text:
             out.append(TextDelta(delta.text))
         if delta.tool_use is not None and delta.tool_use.input:
-            index = self._tool_indexes.get(read.content_block_index, 0)
+            index = self._tool_indexes.get(read.content_block_index or 0, 0)
+            self._argued.add(index)
             out.append(ToolCallDelta(index, "", "", delta.tool_use.input))
         reasoning = delta.reasoning_content
         if reasoning is not None and (reasoning.text or reasoning.proof()):
-            out.append(ReasoningDelta(reasoning.text, reasoning.proof()))
+            out.append(ReasoningDelta(reasoning.text or "", reasoning.proof()))
 
     def _block_start(self, read: _Event, out: list[StreamEvent]) -> None:
         tool = None if read.start is None else read.start.tool_use
         if tool is not None:
             place = len(self._tool_indexes)
-            index = self._tool_indexes.setdefault(read.content_block_index, place)
-            out.append(ToolCallDelta(index, tool.tool_use_id, tool.name, ""))
+            index = self._tool_indexes.setdefault(read.content_block_index or 0, place)
+            out.append(ToolCallDelta(index, tool.tool_use_id or "", tool.name or "", ""))
+
+    def _block_stop(self, read: _Event, out: list[StreamEvent]) -> None:
+        """
+        Complete a call without arguments, of which no piece came, to the JSON of a whole answer.
+        """
+        index = self._tool_indexes.get(read.content_block_index or 0)
+        if index is not None and index not in self._argued:
+            self._argued.add(index)
+            out.append(ToolCallDelta(index, "", "", arguments_text(NO_ARGUMENTS)))
 
     def _metadata(self, read: _Event, out: list[StreamEvent]) -> None:
         if read.usage is not None:
@@ -221,15 +243,10 @@ class BedrockDecoder(SSEDecoder):
 
     def _chunk(self, read: _Event, out: list[StreamEvent]) -> None:
         try:
-            data = base64.b64decode(read.bytes, validate=True)
+            data = base64.b64decode(read.bytes or "", validate=True)
         except binascii.Error:
             raise broken(self.table, http_status=HTTP_OK, cut=False, usage=self.usage) from None
-        inner = self._messages
-        try:
-            inner.read_event(SSEEvent(b"", data), out)
-        finally:
-            self.usage, self.model = inner.usage, inner.model
-        self._finished = inner.done
+        self.read_by(self._messages, SSEEvent(b"", data), out)
 
     def stray_error(self, stray: bytes) -> ErrorFacts | None:  # noqa: ARG002 - a hook
         """
@@ -265,10 +282,10 @@ def parse_answer(
     texts = [block.reasoning_text for block in reasoning if block.reasoning_text is not None]
     return Completion(
         text="".join(block.text or "" for block in message.content),
-        reasoning="".join(text.text for text in texts),
+        reasoning="".join(text.text or "" for text in texts),
         reasoning_signature=proofs[0] if len(proofs) == 1 else "",
         tool_calls=tuple(
-            ToolCall(id=tool.tool_use_id, name=tool.name, arguments=bytes(tool.input).decode())
+            ToolCall(tool.tool_use_id or "", tool.name or "", arguments_text(tool.input))
             for tool in (block.tool_use for block in message.content)
             if tool is not None
         ),

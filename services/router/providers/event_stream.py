@@ -23,7 +23,10 @@ BROKEN = SSEEvent(b"broken", b"")
 """Stands where the stream stopped being readable."""
 
 _PRELUDE = struct.Struct(">III")
+_LENGTHS_BYTES = 8
 _CHECKSUM_BYTES = 4
+_KNOWN_MAX = 256
+"""How many kinds and lengths are remembered."""
 _MESSAGE_BYTES_MIN = _PRELUDE.size + _CHECKSUM_BYTES
 _STRING = 7
 _VALUE_BYTES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
@@ -49,6 +52,10 @@ class EventStreamParser:
         self._needed = _PRELUDE.size
         """Bytes without which nothing more can be read."""
         self._broken = False
+        self._names: dict[bytes, bytes] = {}
+        """What headers seen before come to: a stream has few kinds of messages."""
+        self._preludes: dict[bytes, tuple[int, int]] = {}
+        """And preludes: of few lengths."""
 
     def feed(self, data: bytes) -> list[SSEEvent]:
         """
@@ -56,29 +63,60 @@ class EventStreamParser:
         """
         if self._broken:
             return []
-        self._held += data
-        if len(self._held) < self._needed:
-            return []
+        if self._held:
+            self._held += data
+            if len(self._held) < self._needed:
+                return []
+            data = bytes(self._held)
+            self._held.clear()
         events: list[SSEEvent] = []
-        start, self._needed = 0, _PRELUDE.size
-        held = bytes(self._held)
-        while len(held) - start >= _PRELUDE.size:
-            size, header_bytes, checksum = _PRELUDE.unpack_from(held, start)
-            whole = (
-                zlib.crc32(held[start : start + 8]) == checksum
-                and _MESSAGE_BYTES_MIN + header_bytes <= size <= MESSAGE_BYTES_MAX
-            )
-            if whole and len(held) - start < size:
+        start, end, self._needed = 0, len(data), _PRELUDE.size
+        while end - start >= _PRELUDE.size:
+            size, header_bytes = self._lengths(data[start : start + _PRELUDE.size])
+            if end - start < size:
                 self._needed = size
                 break
-            event = _message(held[start : start + size], header_bytes) if whole else BROKEN
+            event = self._message(data[start : start + size], header_bytes) if size else BROKEN
             events.append(event)
             if event is BROKEN:
                 self._broken = True
-                break
+                return events
             start += size
-        del self._held[:start]
+        if start < end:
+            self._held += data[start:]
         return events
+
+    def _lengths(self, prelude: bytes) -> tuple[int, int]:
+        """
+        Give the length of a message and of its headers; twice 0 where they cannot be right.
+        """
+        known = self._preludes.get(prelude)
+        if known is not None:
+            return known
+        size, header_bytes, checksum = _PRELUDE.unpack(prelude)
+        if zlib.crc32(prelude[:_LENGTHS_BYTES]) != checksum:
+            return 0, 0
+        if not _MESSAGE_BYTES_MIN + header_bytes <= size <= MESSAGE_BYTES_MAX:
+            return 0, 0
+        if len(self._preludes) < _KNOWN_MAX:
+            self._preludes[prelude] = size, header_bytes
+        return size, header_bytes
+
+    def _message(self, message: bytes, header_bytes: int) -> SSEEvent:
+        body_end = len(message) - _CHECKSUM_BYTES
+        if zlib.crc32(message[:body_end]) != int.from_bytes(message[body_end:]):
+            return BROKEN
+        payload_start = _PRELUDE.size + header_bytes
+        headers = message[_PRELUDE.size : payload_start]
+        name = self._names.get(headers)
+        if name is None:
+            try:
+                name = _name(headers)
+            except (KeyError, IndexError, struct.error):
+                return BROKEN
+            if len(self._names) < _KNOWN_MAX:
+                self._names[headers] = name
+        return SSEEvent(name, message[payload_start:body_end])
 
     def finish(self) -> list[SSEEvent]:
         """
@@ -87,18 +125,18 @@ class EventStreamParser:
         return []
 
 
-def _message(message: bytes, header_bytes: int) -> SSEEvent:
-    body_end = len(message) - _CHECKSUM_BYTES
-    if zlib.crc32(message[:body_end]) != int.from_bytes(message[body_end:]):
-        return BROKEN
-    payload_start = _PRELUDE.size + header_bytes
-    try:
-        headers = _headers(message[_PRELUDE.size : payload_start])
-        kind = headers[b":message-type"]
-        name = kind + b"/" + headers[_TYPE_HEADERS[kind]]
-    except (KeyError, IndexError, struct.error):
-        return BROKEN
-    return SSEEvent(name, message[payload_start:body_end])
+def _name(data: bytes) -> bytes:
+    """
+    Read a message's type out of its headers.
+
+    Raises:
+        KeyError: A header is missing, or of an unknown type.
+        IndexError: A header is cut.
+        struct.error: A header is cut.
+    """
+    headers = _headers(data)
+    kind = headers[b":message-type"]
+    return kind + b"/" + headers[_TYPE_HEADERS[kind]]
 
 
 def _headers(data: bytes) -> dict[bytes, bytes]:

@@ -52,6 +52,7 @@ from services.router.providers.media_format import MediaFormats
 from services.router.providers.probe import FreeCallFinding, ProbePlan
 from services.router.providers.sse import SSEEvent
 from services.router.providers.sse_decoder import HTTP_OK, SSEDecoder
+from services.router.providers.typed_events import NO_ARGUMENTS, arguments_text
 
 __all__ = [
     "GEMINI",
@@ -139,19 +140,23 @@ _FINISH_REASONS = {
     "PROHIBITED_CONTENT": FinishReason.CONTENT_FILTER,
     "SPII": FinishReason.CONTENT_FILTER,
     "IMAGE_SAFETY": FinishReason.CONTENT_FILTER,
+    "IMAGE_PROHIBITED_CONTENT": FinishReason.CONTENT_FILTER,
+    "IMAGE_RECITATION": FinishReason.CONTENT_FILTER,
+    # https://cloud.google.com/vertex-ai/generative-ai/docs/reference/rest/v1/GenerateContentResponse
+    "MODEL_ARMOR": FinishReason.CONTENT_FILTER,
 }
 
 
 class _FunctionCall(msgspec.Struct):
-    name: str = ""
-    id: str = ""
-    args: msgspec.Raw = msgspec.Raw(b"{}")
+    name: str | None = None
+    id: str | None = None
+    args: msgspec.Raw = NO_ARGUMENTS
 
 
 class _Part(msgspec.Struct, rename="camel"):
-    text: str = ""
-    thought: bool = False
-    thought_signature: str = ""
+    text: str | None = None
+    thought: bool | None = None
+    thought_signature: str | None = None
     function_call: _FunctionCall | None = None
 
 
@@ -160,26 +165,28 @@ class _Content(msgspec.Struct):
 
 
 class _Candidate(msgspec.Struct, rename="camel"):
+    index: int | None = None
     content: _Content | None = None
     finish_reason: str | None = None
 
 
 class _Usage(msgspec.Struct, rename="camel"):
-    prompt_token_count: int = 0
-    candidates_token_count: int = 0
-    thoughts_token_count: int = 0
-    cached_content_token_count: int = 0
-    tool_use_prompt_token_count: int = 0
+    prompt_token_count: int | None = None
+    candidates_token_count: int | None = None
+    thoughts_token_count: int | None = None
+    cached_content_token_count: int | None = None
+    tool_use_prompt_token_count: int | None = None
 
     def normalised(self) -> Usage:
         """
         Add thoughts to the output and what the provider's own tools read to the input.
         """
+        thoughts = self.thoughts_token_count or 0
         return Usage(
-            input_tokens=self.prompt_token_count + self.tool_use_prompt_token_count,
-            output_tokens=self.candidates_token_count + self.thoughts_token_count,
-            cached_input_tokens=self.cached_content_token_count,
-            reasoning_tokens=self.thoughts_token_count,
+            input_tokens=(self.prompt_token_count or 0) + (self.tool_use_prompt_token_count or 0),
+            output_tokens=(self.candidates_token_count or 0) + thoughts,
+            cached_input_tokens=self.cached_content_token_count or 0,
+            reasoning_tokens=thoughts,
         )
 
 
@@ -195,8 +202,8 @@ class _Answer(msgspec.Struct, rename="camel"):
     candidates: list[_Candidate] | None = None
     usage_metadata: _Usage | None = None
     prompt_feedback: _PromptFeedback | None = None
-    model_version: str = ""
-    response_id: str = ""
+    model_version: str | None = None
+    response_id: str | None = None
     error: Any = None
 
     def blocked(self) -> bool:
@@ -206,15 +213,21 @@ class _Answer(msgspec.Struct, rename="camel"):
         feedback = self.prompt_feedback
         return feedback is not None and feedback.block_reason is not None
 
+    def candidate(self) -> _Candidate | None:
+        """
+        Give the first of the alternatives; one is all that is asked for.
+        """
+        return next((one for one in self.candidates or () if not one.index), None)
+
     def call(self, part: _Part, function: _FunctionCall, index: int) -> ToolCall:
         """
         Give a function call, which arrives whole; an id is made where there is none.
         """
         return ToolCall(
-            id=function.id or f"call_{self.response_id}_{index}",
-            name=function.name,
-            arguments=bytes(function.args).decode(),
-            signature=part.thought_signature,
+            id=function.id or f"call_{self.response_id or ''}_{index}",
+            name=function.name or "",
+            arguments=arguments_text(function.args),
+            signature=part.thought_signature or "",
         )
 
 
@@ -258,8 +271,9 @@ class GeminiDecoder(SSEDecoder):
             raise self.error(_facts(answer.error, status=HTTP_OK, usage=self.usage))
         if answer.blocked():
             raise self.error(_blocked(self.usage))
-        if answer.candidates:
-            self._candidate(answer, answer.candidates[0], out)
+        candidate = answer.candidate()
+        if candidate is not None:
+            self._candidate(answer, candidate, out)
         if answer.usage_metadata is not None and self.usage is not None:
             out.append(UsageReport(self.usage))
 
@@ -313,7 +327,7 @@ def parse_generate(
         raise classify(table, facts, http_status=status, now=now)
     if answer.blocked():
         raise classify(table, _blocked(usage), http_status=status, now=now)
-    candidate = answer.candidates[0] if answer.candidates else _Candidate()
+    candidate = answer.candidate() or _Candidate()
     if not candidate.finish_reason:
         raise broken(table, http_status=status, cut=False, usage=usage)
     parts = (candidate.content or _Content()).parts or []
@@ -322,12 +336,12 @@ def parse_generate(
         answer.call(part, function, index) for index, (part, function) in enumerate(called)
     )
     return Completion(
-        text="".join(part.text for part in parts if not part.thought),
-        reasoning="".join(part.text for part in parts if part.thought),
+        text="".join(part.text or "" for part in parts if not part.thought),
+        reasoning="".join(part.text or "" for part in parts if part.thought),
         tool_calls=calls,
         finish_reason=_finish_reason(candidate.finish_reason, called=bool(calls)),
         usage=usage,
-        model=answer.model_version,
+        model=answer.model_version or "",
     )
 
 

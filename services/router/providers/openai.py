@@ -6,7 +6,6 @@ OpenAI: https://developers.openai.com/api/reference .
 from __future__ import annotations
 
 import re
-from functools import partial
 from typing import Any
 
 from services.router.domain.outcomes import Outcome
@@ -14,9 +13,14 @@ from services.router.domain.text import ReasoningEffort, TextCall
 from services.router.providers.classify import ErrorRule, ErrorTable, decode_object
 from services.router.providers.dialect import HTTPDialect
 from services.router.providers.media_format import MediaFormats
-from services.router.providers.openai_chat import ChatDecoder, parse_chat, parse_chat_error
+from services.router.providers.openai_answer import OpenAIDecoder, parse_openai
+from services.router.providers.openai_chat import parse_chat_error
 from services.router.providers.openai_chat_request import ChatShape, bearer, build_chat_body
 from services.router.providers.openai_images import OPENAI_IMAGES
+from services.router.providers.openai_responses_request import (
+    build_responses_body,
+    needs_responses,
+)
 from services.router.providers.openai_speech import OPENAI_SPEECH
 from services.router.providers.probe import FreeCallFinding, ProbePlan
 
@@ -100,6 +104,12 @@ OPENAI_RULES = (
     ),
     ErrorRule(outcome=Outcome.MODEL_NOT_FOUND, source=_ERROR_CODES, code=("model_not_found",)),
     ErrorRule(
+        outcome=Outcome.MODEL_NOT_FOUND,
+        source="https://github.com/aaif-goose/goose/issues/2564",
+        status=(400, 404),
+        text=r"only supported in v1/|not a chat model|model .*does not exist",
+    ),
+    ErrorRule(
         outcome=Outcome.CONTENT_FILTERED,
         source="https://developers.openai.com/docs/guides/safety-best-practices",
         code=(
@@ -123,7 +133,8 @@ OPENAI_ERRORS = ErrorTable(title="OpenAI", rules=OPENAI_RULES)
 """Chat completions and Responses fail in the same words."""
 
 _PLAIN_MODEL = re.compile(r"(?:ft:)?(?:gpt-[34]|chatgpt-|gpt-5(?:\.\d+)?-chat)")
-_REASONING_MODEL = re.compile(r"(?:ft:)?(?:o\d|gpt-[5-9])")
+_REASONING_MODEL = re.compile(r"(?:ft:)?(?:o\d|gpt-[5-9]|codex-)")
+_PRO_MODEL = re.compile(r"gpt-[5-9](?:\.\d+)?-pro")
 _CAN_STOP_THINKING = re.compile(r"gpt-5\.[1-9]")
 _O_SERIES = re.compile(r"(?:ft:)?o\d")
 
@@ -141,6 +152,10 @@ def lowest_effort(model: str) -> ReasoningEffort | None:
     """
     if not is_reasoning(model):
         return None
+    if _PRO_MODEL.match(model):
+        return ReasoningEffort.HIGH
+    if needs_responses(model):
+        return ReasoningEffort.LOW
     if _CAN_STOP_THINKING.match(model):
         return ReasoningEffort.NONE
     return ReasoningEffort.LOW if _O_SERIES.match(model) else ReasoningEffort.MINIMAL
@@ -156,6 +171,9 @@ def _effort_fits(model: str, effort: ReasoningEffort) -> bool:
         return effort is ReasoningEffort.NONE
     if not is_reasoning(model):
         return True
+    if _PRO_MODEL.match(model):
+        # https://developers.openai.com/docs/models/gpt-5-pro ; later ones take medium too.
+        return effort in (ReasoningEffort.MEDIUM, ReasoningEffort.HIGH)
     if effort in (ReasoningEffort.NONE, ReasoningEffort.MINIMAL):
         return effort is lowest_effort(model)
     return True
@@ -168,6 +186,8 @@ def unsupported_fields(call: TextCall) -> list[str]:
     Sampling is theirs to set, unless thinking is switched off; `stop` is not known to them.
     """
     fields = ["top_k"] if call.top_k is not None else []
+    if call.seed is not None and needs_responses(call.model):
+        fields.append("seed")
     if is_reasoning(call.model):
         thinking = call.reasoning_effort is not ReasoningEffort.NONE
         if thinking and call.temperature not in (None, 1):
@@ -206,16 +226,27 @@ _SHAPE = ChatShape(
     output_limit_field="max_completion_tokens", own_fields=effort_fields, returns_reasoning=False
 )
 
+
+def _path(call: TextCall) -> str:
+    return "/v1/responses" if needs_responses(call.model) else "/v1/chat/completions"
+
+
+def _build_body(call: TextCall) -> bytes:
+    if needs_responses(call.model):
+        return build_responses_body(call)
+    return build_chat_body(call, shape=_SHAPE)
+
+
 OPENAI = HTTPDialect(
     provider="openai",
     default_base_url="https://api.openai.com",
-    path=lambda _: "/v1/chat/completions",
+    path=_path,
     headers=bearer,
-    parse_answer=parse_chat,
+    parse_answer=parse_openai,
     parse_refusal=parse_chat_error,
-    make_decoder=ChatDecoder,
+    make_decoder=OpenAIDecoder,
     table=OPENAI_ERRORS,
-    build_body=partial(build_chat_body, shape=_SHAPE),
+    build_body=_build_body,
     probe_plan=ProbePlan(
         free_path="/v1/models",
         read_free_call=_read_models,

@@ -8,7 +8,8 @@ data beside it, not code. The end of a stream is `data: [DONE]` after a `finish_
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
@@ -52,6 +53,7 @@ _FINISH_REASONS = {
 _FINISH_ERROR = "error"
 """OpenRouter: the upstream failed, https://openrouter.ai/docs/api/errors ."""
 
+_STATUS = re.compile(r"[45]\d\d")
 _NANO = Decimal(1_000_000_000)
 
 
@@ -61,7 +63,7 @@ class _Function(msgspec.Struct):
 
 
 class _ToolCall(msgspec.Struct):
-    index: int = 0
+    index: int | None = None
     id: str | None = None
     function: _Function | None = None
 
@@ -83,9 +85,20 @@ class _Message(msgspec.Struct):
     """DeepSeek's name."""
     reasoning_details: list[_ReasoningDetail] | None = None
     tool_calls: list[_ToolCall] | None = None
+    function_call: _Function | None = None
+    """The one call of the older format."""
+
+    def calls(self) -> Sequence[_ToolCall]:
+        """
+        Give the tool calls, or the pieces of them.
+        """
+        if self.function_call is not None:
+            return (_ToolCall(function=self.function_call),)
+        return self.tool_calls or ()
 
 
 class _Choice(msgspec.Struct):
+    index: int | None = None
     delta: _Message | None = None
     message: _Message | None = None
     finish_reason: str | None = None
@@ -102,8 +115,8 @@ class _OutputDetails(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
     prompt_tokens_details: _InputDetails | None = None
     completion_tokens_details: _OutputDetails | None = None
     prompt_cache_hit_tokens: int | None = None
@@ -121,8 +134,8 @@ class _Usage(msgspec.Struct):
         if self.cost is not None:
             cost = int((self.cost * _NANO).to_integral_value(ROUND_CEILING))
         return Usage(
-            input_tokens=self.prompt_tokens,
-            output_tokens=self.completion_tokens,
+            input_tokens=self.prompt_tokens or 0,
+            output_tokens=self.completion_tokens or 0,
             cached_input_tokens=inputs.cached_tokens or self.prompt_cache_hit_tokens or 0,
             cache_write_tokens=inputs.cache_write_tokens or 0,
             reasoning_tokens=outputs.reasoning_tokens or 0,
@@ -139,6 +152,12 @@ class _Answer(msgspec.Struct):
     usage: _Usage | None = None
     model: str | None = None
     error: Any = None
+
+    def choice(self) -> _Choice | None:
+        """
+        Give the first of the alternatives; one is all that is asked for.
+        """
+        return next((choice for choice in self.choices or () if not choice.index), None)
 
 
 _decode = msgspec.json.Decoder(_Answer).decode
@@ -169,8 +188,9 @@ class ChatDecoder(SSEDecoder):
         if answer.model:
             self.model = answer.model
         # Azure's first chunk and OpenAI's usage chunk have no choices.
-        if answer.choices:
-            self._choice(answer.choices[0], out)
+        choice = answer.choice()
+        if choice is not None:
+            self._choice(choice, out)
         if answer.usage is not None:
             self.usage = answer.usage.normalised()
             out.append(UsageReport(self.usage))
@@ -189,13 +209,10 @@ class ChatDecoder(SSEDecoder):
             signature = _signature(delta)
             if reasoning or signature:
                 out.append(ReasoningDelta(reasoning, signature))
-            for call in delta.tool_calls or ():
+            for call in delta.calls():
                 function = call.function or _Function()
-                out.append(
-                    ToolCallDelta(
-                        call.index, call.id or "", function.name or "", function.arguments or ""
-                    )
-                )
+                name, arguments = function.name or "", function.arguments or ""
+                out.append(ToolCallDelta(call.index or 0, call.id or "", name, arguments))
         if choice.finish_reason == _FINISH_ERROR:
             raise self.error(_inside({"code": _FINISH_ERROR}, self.usage))
         if choice.finish_reason:
@@ -236,7 +253,7 @@ def parse_chat(
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise broken(table, http_status=status, cut=False) from None
     usage = None if answer.usage is None else answer.usage.normalised()
-    choice = answer.choices[0] if answer.choices else _Choice()
+    choice = answer.choice() or _Choice()
     error = answer.error if answer.error is not None else choice.error
     if error is None and choice.finish_reason == _FINISH_ERROR:
         error = {"code": _FINISH_ERROR}
@@ -250,7 +267,7 @@ def parse_chat(
         text=message.content or message.refusal or "",
         reasoning=message.reasoning or message.reasoning_content or "",
         reasoning_signature=_signature(message),
-        tool_calls=tuple(_tool_call(call) for call in message.tool_calls or ()),
+        tool_calls=tuple(_tool_call(call) for call in message.calls()),
         finish_reason=_finish_reason(choice.finish_reason, refused=bool(message.refusal)),
         usage=usage,
         model=answer.model or "",
@@ -263,7 +280,10 @@ def parse_chat_error(
     """
     Classify an answer whose status is not 200.
     """
-    facts = error_facts(decode_object(body).get("error"), status=status, headers=headers)
+    refusal = decode_object(body)
+    # Gateways before the API answer without the envelope: `{statusCode, message}`.
+    error = refusal.get("error") or refusal
+    facts = error_facts(error, status=status, headers=headers)
     return classify(table, facts, http_status=status, now=now)
 
 
@@ -293,7 +313,7 @@ def error_facts(
         merged.update((str(name).lower(), str(value)) for name, value in extra.items())
     texts = (fields.get("message"), metadata.get("raw"))
     return ErrorFacts(
-        status=code if inside_answer and isinstance(code, int) else status,
+        status=_status_of(code) or status if inside_answer else status,
         codes=frozenset(str(word).lower() for word in words if word is not None)
         | frozenset({"metadata.reasons"} if metadata.get("reasons") else ()),
         text=" ".join(text for text in texts if isinstance(text, str)),
@@ -302,6 +322,14 @@ def error_facts(
         inside_answer=inside_answer,
         usage=usage,
     )
+
+
+def _status_of(code: object) -> int | None:
+    """
+    Read a code that stands for a status, which only what came inside an answer needs.
+    """
+    text = str(code)
+    return int(text) if _STATUS.fullmatch(text) else None
 
 
 def _inside(

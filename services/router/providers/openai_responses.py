@@ -35,6 +35,7 @@ from services.router.providers.classify import (
 from services.router.providers.openai_chat import error_facts, parse_chat_error
 from services.router.providers.sse import SSEEvent
 from services.router.providers.sse_decoder import HTTP_OK, SSEDecoder
+from services.router.providers.typed_events import TypedEvents
 
 __all__ = ["ResponsesDecoder", "parse_responses"]
 
@@ -45,6 +46,18 @@ _INCOMPLETE_REASONS = {
 _TEXT_EVENTS = frozenset({"response.output_text.delta", "response.refusal.delta"})
 _REASONING_EVENTS = frozenset(
     {"response.reasoning_summary_text.delta", "response.reasoning_text.delta"}
+)
+_ENDS = frozenset({"response.completed", "response.incomplete"})
+_EVENTS = (
+    _TEXT_EVENTS
+    | _REASONING_EVENTS
+    | _ENDS
+    | {
+        "error",
+        "response.failed",
+        "response.function_call_arguments.delta",
+        "response.output_item.added",
+    }
 )
 
 
@@ -57,8 +70,8 @@ class _OutputDetails(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    input_tokens: int = 0
-    output_tokens: int = 0
+    input_tokens: int | None = None
+    output_tokens: int | None = None
     input_tokens_details: _InputDetails | None = None
     output_tokens_details: _OutputDetails | None = None
 
@@ -69,21 +82,21 @@ class _Usage(msgspec.Struct):
         inputs = self.input_tokens_details or _InputDetails()
         outputs = self.output_tokens_details or _OutputDetails()
         return Usage(
-            input_tokens=self.input_tokens,
-            output_tokens=self.output_tokens,
+            input_tokens=self.input_tokens or 0,
+            output_tokens=self.output_tokens or 0,
             cached_input_tokens=inputs.cached_tokens or 0,
             reasoning_tokens=outputs.reasoning_tokens or 0,
         )
 
 
 class _Content(msgspec.Struct):
-    type: str = ""
+    type: str | None = None
     text: str | None = None
     refusal: str | None = None
 
 
 class _Item(msgspec.Struct):
-    type: str = ""
+    type: str | None = None
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
@@ -96,18 +109,25 @@ class _IncompleteDetails(msgspec.Struct):
 
 
 class _Response(msgspec.Struct):
+    """
+    What an event tells of its response; the output came in pieces before.
+    """
+
     model: str | None = None
     status: str | None = None
-    output: list[_Item] | None = None
     usage: _Usage | None = None
     error: Any = None
     incomplete_details: _IncompleteDetails | None = None
 
 
+class _WholeResponse(_Response):
+    output: list[_Item] | None = None
+
+
 class _Event(msgspec.Struct):
-    type: str = ""
+    type: str | None = None
     delta: str | None = None
-    output_index: int = 0
+    output_index: int | None = None
     item: _Item | None = None
     response: _Response | None = None
     error: Any = None
@@ -115,8 +135,8 @@ class _Event(msgspec.Struct):
     message: str | None = None
 
 
-_decode_event = msgspec.json.Decoder(_Event).decode
-_decode_response = msgspec.json.Decoder(_Response).decode
+_read_event = TypedEvents(_Event, known=_EVENTS).read
+_decode_response = msgspec.json.Decoder(_WholeResponse).decode
 
 
 class ResponsesDecoder(SSEDecoder):
@@ -133,8 +153,11 @@ class ResponsesDecoder(SSEDecoder):
         """
         Read one event; unknown ones carry nothing that is needed.
         """
-        read = _decode_event(event.data)
-        kind = read.type
+        read = _read_event(event.data)
+        if read is None:
+            return
+        # The field names the event; gateways that drop it leave the line that names it too.
+        kind = read.type or event.event.decode()
         if kind in _TEXT_EVENTS:
             self._refused = self._refused or kind == "response.refusal.delta"
             if read.delta:
@@ -167,7 +190,7 @@ class ResponsesDecoder(SSEDecoder):
             self.usage = response.usage.normalised()
         if kind == "response.failed":
             raise self.error(_inside(response.error, self.usage))
-        if kind in ("response.completed", "response.incomplete"):
+        if kind in _ENDS:
             if self.usage is not None:
                 out.append(UsageReport(self.usage))
             reason = _finish_reason(
@@ -175,8 +198,8 @@ class ResponsesDecoder(SSEDecoder):
             )
             self.end(reason, out)
 
-    def _tool_index(self, output_index: int) -> int:
-        return self._tool_indexes.setdefault(output_index, len(self._tool_indexes))
+    def _tool_index(self, output_index: int | None) -> int:
+        return self._tool_indexes.setdefault(output_index or 0, len(self._tool_indexes))
 
     def stray_error(self, stray: bytes) -> ErrorFacts | None:
         """
@@ -205,9 +228,9 @@ def parse_responses(
     if response.error is not None or response.status == "failed":
         facts = _inside(response.error, usage)
         raise classify(table, facts, http_status=status, now=now)
-    if response.status not in ("completed", "incomplete"):
+    if response.output is None or response.status not in ("completed", "incomplete"):
         raise broken(table, http_status=status, cut=False, usage=usage)
-    items = response.output or []
+    items = response.output
     contents = [part for item in items if item.type == "message" for part in item.content or ()]
     refused = any(part.refusal for part in contents)
     calls = tuple(

@@ -139,8 +139,7 @@ def _fetch(url: str, credential: Credential, base_url: str) -> HTTPRequest:
 def _parse_refusal(
     table: ErrorTable, status: int, headers: Mapping[str, str], body: bytes, *, now: datetime
 ) -> ProviderError:
-    del table
-    return read_refusal(status, headers, body, now=now)
+    return read_refusal(status, headers, body, now=now, table=table)
 
 
 class _KeyProbe:

@@ -136,7 +136,12 @@ def read_prediction(
 
 
 def read_refusal(
-    status: int, headers: Mapping[str, str], body: bytes, *, now: datetime
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    now: datetime,
+    table: ErrorTable = TABLE,
 ) -> ProviderError:
     """
     Classify a problem, `{title, detail, status}` (RFC 9457); a 429 holds `retry_after` in seconds.
@@ -150,7 +155,7 @@ def read_refusal(
         delay=f"{wait}s" if isinstance(wait, int | float) and wait >= 0 else "",
         headers=headers,
     )
-    return classify(TABLE, facts, http_status=status, now=now)
+    return classify(table, facts, http_status=status, now=now)
 
 
 def report(prediction: Prediction, *, http_status: int, now: datetime) -> JobReport:

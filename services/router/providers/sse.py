@@ -13,7 +13,7 @@ provider stream is ever resumed. Two things go beyond it:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 __all__ = ["EVENT_BYTES_MAX", "STRAY_BYTES_MAX", "SSEEvent", "SSEEventTooLargeError", "SSEParser"]
 
@@ -26,9 +26,13 @@ STRAY_BYTES_MAX = 64 * 1024
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _IGNORED_FIELDS = (b"id:", b"retry:")
+_NAMED_DATA = b"\ndata: "
+_BLANK_LINE = b"\n\n"
+_DATA = b"data: "
+_EVENT = b"event: "
 
 
-class SSEEvent(NamedTuple):
+class SSEEvent(msgspec.Struct, frozen=True):
     """
     One event.
     """
@@ -77,6 +81,17 @@ class SSEParser:
         Raises:
             SSEEventTooLargeError: The unfinished event exceeds its bound.
         """
+        end = data.rfind(_BLANK_LINE) + len(_BLANK_LINE)
+        if not self._started and data[:1] not in (b"", _BYTE_ORDER_MARK[:1]):
+            self._started = self._size == 0
+        between_events = self._started and self._size == 0 and not self._skip_line_feed
+        if between_events and len(_BLANK_LINE) <= end < EVENT_BYTES_MAX:
+            events = _whole_events(data[:end])
+            if events is not None:
+                return events + self._feed_lines(data[end:])
+        return self._feed_lines(data)
+
+    def _feed_lines(self, data: bytes) -> list[SSEEvent]:
         if self._skip_line_feed and data:
             self._skip_line_feed = False
             data = data.removeprefix(b"\n")
@@ -149,3 +164,27 @@ class SSEParser:
         self._size += size
         if self._size > EVENT_BYTES_MAX:
             raise SSEEventTooLargeError
+
+
+def _whole_events(data: bytes) -> list[SSEEvent] | None:
+    """
+    Read whole events of the form nearly all have: one `data` line, after at most one `event` line.
+
+    None where any is of another form, which has to be read line by line.
+    """
+    if b"\r" in data:
+        return None
+    blocks = data[: -len(_BLANK_LINE)].split(_BLANK_LINE)
+    lines = len(blocks)
+    events: list[SSEEvent] = []
+    for block in blocks:
+        if block.startswith(_DATA):
+            events.append(SSEEvent(b"", block[6:]))
+            continue
+        kind, named, line = block.partition(_NAMED_DATA)
+        if not (named and kind.startswith(_EVENT)):
+            return None
+        events.append(SSEEvent(kind[7:], line))
+        lines += 1
+    # With any line more, an event had several of data or one that is read otherwise.
+    return events if data.count(b"\n") == lines + len(blocks) else None

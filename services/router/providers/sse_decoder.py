@@ -145,6 +145,16 @@ class SSEDecoder(ABC):
         Find an error in text that came outside the format.
         """
 
+    def read_by(self, inner: SSEDecoder, event: SSEEvent, out: list[StreamEvent]) -> None:
+        """
+        Have another format's decoder read an event, and take over what it has come to know.
+        """
+        try:
+            inner.read_event(event, out)
+        finally:
+            self.usage, self.model = inner.usage, inner.model
+        self._finished = inner.done
+
     def error(self, facts: ErrorFacts) -> ProviderError:
         """
         Classify an error that came inside the stream.

@@ -134,12 +134,7 @@ class VertexDecoder(gemini.GeminiDecoder):
         if not event.event:
             super().read_event(event, out)
             return
-        inner = self._messages
-        try:
-            inner.read_event(event, out)
-        finally:
-            self.usage, self.model = inner.usage, inner.model
-        self._finished = inner.done
+        self.read_by(self._messages, event, out)
 
 
 def _parse_answer(

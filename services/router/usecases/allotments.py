@@ -4,8 +4,8 @@ Slices of the shared keys' limits, as this process has leased them from keyvault
 
 1. A call on a shared key takes one request of the key's slice and, where the account's plan caps
    its part, one of that part's slice; where either is used up, another is leased.
-2. A slice is small, so that what replicas hold without using it stays small, and it ends with its
-   minute: requests never add up to more than the limit.
+2. A slice ends soon, as keyvault says, and what it was cut with counts whether used or not. So it
+   is small: as much as the process used of the one before, at most a twentieth of the limit.
 3. Keyvault away is an error, never a key without a limit.
 """
 
@@ -23,10 +23,11 @@ from services.router.usecases.ports import PART_MAX
 if TYPE_CHECKING:
     from services.shared.clock import Clock
 
-SLICES_PER_MINUTE = 20
+SLICES_OF_LIMIT = 20
+"""A slice is at most so small a part of its limit."""
 SLICES_MAX = 10_000
-TAKES_MAX = 2 * SLICES_PER_MINUTE + 2
-"""How often one call finds its slice used up by others; by then the minute is too."""
+TAKES_MAX = 2 * SLICES_OF_LIMIT + 2
+"""How often one call finds its slice used up by others; by then the limit is too."""
 WAIT_SECONDS_MIN = 0.05
 
 
@@ -53,9 +54,11 @@ class Slice:
     requests_per_minute: int | None
     """Of the limit, or of the part, that it was cut from; None for no limit."""
     leased: int
-    """Requests it was cut with; zero where the minute had none left."""
+    """Requests it was cut with; zero where the limit had none left."""
     until: float
-    """Monotonic seconds."""
+    """Monotonic seconds; then another is leased."""
+    free_at: float = 0.0
+    """Monotonic seconds from which the limit has something left, where it has nothing now."""
     used: int = 0
 
     @property
@@ -68,7 +71,7 @@ class Slice:
     @property
     def is_dry(self) -> bool:
         """
-        Tell whether the minute has nothing left, so that leasing again would be no use.
+        Tell whether the limit has nothing left, so that leasing again would be no use yet.
         """
         return self.requests_per_minute is not None and not self.leased
 
@@ -126,7 +129,7 @@ class Allotments:
                 for piece in held:
                     piece.used += 1
                 return None
-            dry = [piece.until - now for piece in held if piece.is_dry]
+            dry = [piece.free_at - now for piece in held if piece.is_dry]
             if dry:
                 return max(WAIT_SECONDS_MIN, *dry)
         return WAIT_SECONDS_MIN
@@ -142,24 +145,23 @@ class Allotments:
 
     def _marked(self, key: OwnKey, account: str, now: float) -> OwnKey:
         pieces = (self._slices.get((key.name, whose)) for whose in ("", account))
-        ends = [piece.until for piece in pieces if piece and piece.is_dry and now < piece.until]
-        if not ends:
+        free = [piece.free_at for piece in pieces if piece and piece.is_dry and now < piece.until]
+        if not free:
             return key
-        mark = HealthMark(HealthState.COOLING, "", max(ends))
+        mark = HealthMark(HealthState.COOLING, "", max(free))
         return dataclasses.replace(key, health=(*key.health, mark))
 
     async def _slice(self, wish: Wish) -> Slice:
         """
-        Give a slice with something left; a spent one only where its minute has nothing more.
+        Give a slice with something left; a spent one only where its limit has nothing more.
         """
         name = (wish.key, wish.account)
         held = self._slices.get(name)
         if held is not None and self._clock.monotonic() < held.until:
             if held.left or held.is_dry or held.requests_per_minute is None:
                 return held
-            wish = dataclasses.replace(
-                wish, requests=max(1, held.requests_per_minute // SLICES_PER_MINUTE)
-            )
+            most = max(1, held.requests_per_minute // SLICES_OF_LIMIT)
+            wish = dataclasses.replace(wish, requests=min(most, 2 * held.leased))
         lease = self._leases.get(name)
         if lease is None:
             lease = self._leases[name] = asyncio.create_task(self._lease(name, wish))

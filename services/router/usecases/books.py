@@ -81,7 +81,8 @@ class Books:
         """
         Write the ask for the next attempt, with the settlement of the last.
         """
-        self.claim = dataclasses.replace(self.claim, always_use=always_use)
+        if always_use is not self.claim.always_use:
+            self.claim = dataclasses.replace(self.claim, always_use=always_use)
         return Ask(
             claim=self.claim,
             sequence=self.sequence + 1,
@@ -125,10 +126,18 @@ class Books:
         measured = money.measure(candidate, self._work, delivered, served.usage)
         if measured.basis is UsageBasis.ESTIMATED:
             notes.append(money.ESTIMATE_NOTE)
-        record = _record(candidate, grant, OK, AttemptBilled.YES, seconds)
         output = delivered.content or measured.usage.output_tokens > 0
         terms = measured.capture(delivered=output)
-        self._write(dataclasses.replace(record, http_status=HTTP_OK), terms, measured)
+        record = _record(
+            candidate,
+            grant,
+            OK,
+            AttemptBilled.YES,
+            seconds,
+            measured=measured,
+            http_status=HTTP_OK,
+        )
+        self._write(record, terms)
         return Receipt(
             attempts=self.attempts,
             price=_price_used(candidate, measured.usage),
@@ -150,9 +159,16 @@ class Books:
         Write down an attempt that failed.
         """
         terms, billed, measured = money.after_failure(candidate, self._work, delivered, failure)
-        record = _record(candidate, grant, failure.outcome, billed, seconds)
-        record = dataclasses.replace(record, http_status=failure.http_status or 0)
-        self._write(record, terms, measured)
+        record = _record(
+            candidate,
+            grant,
+            failure.outcome,
+            billed,
+            seconds,
+            measured=measured,
+            http_status=failure.http_status or 0,
+        )
+        self._write(record, terms)
 
     def abandoned(
         self, candidate: Candidate, grant: Grant, delivered: Delivered, *, seconds: float
@@ -162,11 +178,13 @@ class Books:
         """
         if not delivered.sent:
             record = _record(candidate, grant, CANCELLED, AttemptBilled.NOT_SENT, seconds)
-            self._write(record, Release(CANCELLED), None)
+            self._write(record, Release(CANCELLED))
             return
         measured = money.so_far(candidate, self._work, delivered)
-        record = _record(candidate, grant, CANCELLED, AttemptBilled.MAYBE, seconds)
-        self._write(record, measured.capture(delivered=delivered.content), measured)
+        record = _record(
+            candidate, grant, CANCELLED, AttemptBilled.MAYBE, seconds, measured=measured
+        )
+        self._write(record, measured.capture(delivered=delivered.content))
 
     # ---- settling
 
@@ -206,28 +224,26 @@ class Books:
         self._note(settled)
         return settled
 
-    def _write(
-        self, record: AttemptRecord, terms: Capture | Release, measured: money.Measured | None
-    ) -> None:
-        if measured is not None:
-            record = dataclasses.replace(
-                record,
-                usage=measured.usage,
-                basis=measured.basis,
-                cost_nano_usd=measured.cost_nano_usd,
-            )
+    def _write(self, record: AttemptRecord, terms: Capture | Release) -> None:
         self._records.append(record)
         self._last, self._told = Settlement(self.sequence, terms), False
 
     def _note(self, settled: Settled | None) -> None:
-        if settled is not None and self._records:
+        if settled is not None and settled.charged_nano_credits and self._records:
             self._records[-1] = dataclasses.replace(
                 self._records[-1], charged_nano_credits=settled.charged_nano_credits
             )
 
 
 def _record(
-    candidate: Candidate, grant: Grant, outcome: str, billed: AttemptBilled, seconds: float
+    candidate: Candidate,
+    grant: Grant,
+    outcome: str,
+    billed: AttemptBilled,
+    seconds: float,
+    *,
+    measured: money.Measured | None = None,
+    http_status: int = 0,
 ) -> AttemptRecord:
     own = candidate.funding is Funding.OWN_KEY
     return AttemptRecord(
@@ -241,6 +257,10 @@ def _record(
         billed=billed,
         latency_seconds=seconds,
         fallback=grant.fallback,
+        usage=None if measured is None else measured.usage,
+        basis=None if measured is None else measured.basis,
+        cost_nano_usd=None if measured is None else measured.cost_nano_usd,
+        http_status=http_status,
     )
 
 

@@ -78,12 +78,18 @@ class Experience:
     Args:
         host_of: Gives the host a provider is called at; empty where each key has its own.
         failures_to_open: Failures in short time that open a breaker; 0 for no breakers.
+        turned: Told when a breaker turns: its provider, and the phase that begins.
     """
 
     def __init__(
-        self, host_of: Callable[[str], str], *, failures_to_open: int = breaker.FAILURES_TO_OPEN
+        self,
+        host_of: Callable[[str], str],
+        *,
+        failures_to_open: int = breaker.FAILURES_TO_OPEN,
+        turned: Callable[[str, breaker.Phase], None] = lambda _provider, _phase: None,
     ) -> None:
         self._host_of = host_of
+        self._turned = turned
         self._failures_to_open = failures_to_open
         self._breakers: _Bounded[tuple[str, str, str], Breaker] = _Bounded(BREAKERS_MAX)
         self._first: _Bounded[tuple[str, str], Average] = _Bounded(SPEEDS_MAX)
@@ -237,6 +243,7 @@ class Experience:
         self._breakers.put(name, after)
         if (turned := breaker.phase(after, now)) is not breaker.phase(before, now):
             provider, host, model = name
+            self._turned(provider, turned)
             log.warning("breaker_turned", provider=provider, host=host, model=model, phase=turned)
 
     def _observe(

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from services.router.usecases.outbox import Outbox
     from services.router.usecases.planner import Planner
     from services.router.usecases.ports import Grant
+    from services.shared.clock import Timer
     from services.shared.secret import Secret
 
 RENEW_SECONDS = 20.0
@@ -150,10 +151,15 @@ class GrantedAttempts:
             self._recovered(candidate)
 
         sink = _Sink(self._outbox, candidate, grant, begun=begun)
-        beside = {
-            asyncio.create_task(self._renew(candidate, grant, delivered)),
-            asyncio.create_task(self._watch_deadline(candidate)),
-        }
+        renewal = _Renewal(
+            self._engine,
+            self._books,
+            self._request,
+            candidate=candidate,
+            grant=grant,
+            delivered=delivered,
+        )
+        deadline = self._watch_deadline(candidate)
         try:
             result = await self._refused(candidate, grant)
             if result is None:
@@ -163,9 +169,9 @@ class GrantedAttempts:
             self._books.abandoned(candidate, grant, delivered, seconds=seconds)
             raise
         finally:
-            for task in beside:
-                task.cancel()
-            await asyncio.wait(beside)
+            await renewal.stop()
+            if deadline is not None:
+                deadline.cancel()
         now = engine.clock.monotonic()
         seconds = now - started
         if isinstance(result, Failure):
@@ -253,42 +259,26 @@ class GrantedAttempts:
         except StaleKeyError:
             raise KeyChangedMeanwhileError from None
 
-    async def _watch_deadline(self, candidate: Candidate) -> None:
+    def _watch_deadline(self, candidate: Candidate) -> Timer | None:
         """
         Tell the caller when its time is up, where the attempt goes on without it.
         """
         if not self._bills_on(candidate):
-            return
-        await self._engine.clock.sleep(self._deadline - self._engine.clock.monotonic())
-        if not self.left:
-            attempts, catalogue = self._books.attempts, self._engine.catalogue
-            self.left, self.told = True, timeout_error(candidate, attempts, catalogue)
-            self._outbox.close(self.told)
+            return None
+
+        def passed() -> None:
+            if not self.left:
+                attempts, catalogue = self._books.attempts, self._engine.catalogue
+                self.left, self.told = True, timeout_error(candidate, attempts, catalogue)
+                self._outbox.close(self.told)
+
+        clock = self._engine.clock
+        return clock.call_later(max(0.0, self._deadline - clock.monotonic()), passed)
 
     def _bills_on(self, candidate: Candidate) -> bool:
         provider = self._engine.catalogue.providers[candidate.offer.provider]
         drawn_whole = self._request.input.operation.is_drawn_whole
         return provider.bills_after_disconnect or drawn_whole
-
-    async def _renew(self, candidate: Candidate, grant: Grant, delivered: Delivered) -> None:
-        """
-        Extend the hold's lease while the attempt runs, with the usage so far.
-        """
-        interval = min(RENEW_SECONDS, grant.lease_seconds / 3)
-        while True:
-            await self._engine.clock.sleep(interval)
-            measured = money.so_far(candidate, self._request.input, delivered)
-            checkpoint = measured.capture(delivered=delivered.content)
-            try:
-                await self._engine.ledger.renew(
-                    self._books.claim,
-                    self._books.sequence,
-                    checkpoint,
-                    timeout_seconds=interval,
-                )
-            except ServiceError as error:
-                # The capture at the end is never refused; a lapse costs exactness, not the answer.
-                log.warning("renewal_failed", error=type(error).__name__)
 
     def _recovered(self, candidate: Candidate) -> None:
         """
@@ -309,6 +299,61 @@ class GrantedAttempts:
                 model=candidate.offer.provider_model if rate_limited else "",
                 retry_after_seconds=failure.retry_after_seconds,
             )
+
+
+class _Renewal:
+    """
+    Extends a hold's lease while its attempt runs, with the usage so far.
+
+    Most attempts end before the first renewal is due, so its task begins only then.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        books: Books,
+        request: Request,
+        *,
+        candidate: Candidate,
+        grant: Grant,
+        delivered: Delivered,
+    ) -> None:
+        self._engine = engine
+        self._books = books
+        self._work = request.input
+        self._candidate = candidate
+        self._delivered = delivered
+        self._interval = min(RENEW_SECONDS, grant.lease_seconds / 3)
+        self._task: asyncio.Task[None] | None = None
+        self._timer = engine.clock.call_later(self._interval, self._begin)
+
+    async def stop(self) -> None:
+        """
+        End with the attempt.
+        """
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+
+    def _begin(self) -> None:
+        self._task = asyncio.create_task(self._renew())
+
+    async def _renew(self) -> None:
+        while True:
+            measured = money.so_far(self._candidate, self._work, self._delivered)
+            checkpoint = measured.capture(delivered=self._delivered.content)
+            try:
+                await self._engine.ledger.renew(
+                    self._books.claim,
+                    self._books.sequence,
+                    checkpoint,
+                    timeout_seconds=self._interval,
+                )
+            except ServiceError as error:
+                # The capture at the end is never refused; a lapse costs exactness, not the answer.
+                log.warning("renewal_failed", error=type(error).__name__)
+            await self._engine.clock.sleep(self._interval)
 
 
 class _Sink:

@@ -110,7 +110,7 @@ class JobGuard:
         Look at every lease once.
         """
         for guarded in tuple(self._guarded.values()):
-            if guarded.key.held.usable():
+            if guarded.key.usable():
                 guarded.usable_until = guarded.key.held.usable_until()
                 continue
             try:

@@ -4,6 +4,7 @@ Where the credential of a running job comes from.
 
 A job outlives the request that started it, so it names its key and asks for the secret anew at each
 step. A key that is disabled or gone opens nothing: that is how a job learns that it was withdrawn.
+While a replaced secret's overlap lasts, what was begun with it goes on with it.
 
 A client-held key is opened with what the job was started with, once in each process that works on
 the job, and forgotten with its end.
@@ -36,9 +37,17 @@ class JobKey:
     A job's key, for one step.
     """
 
+    key: OwnKey
+    """At the version that is used."""
     secret: Secret
     held: HeldKeys
     """Its lease."""
+
+    def usable(self) -> bool:
+        """
+        Tell whether it may be used still; asked again right before bytes are sent.
+        """
+        return self.held.may_use(self.key)
 
 
 class JobKeys(Protocol):
@@ -78,13 +87,15 @@ class StoredJobKeys:
 
     async def open(self, job: Job) -> JobKey | None:
         """
-        Give a job's key at its current version; see the port.
+        Give a job's key at the version that it was begun with, else at its current one; see the
+        port.
         """
         held = await self._keys.held(job.key.partition("/keys/")[0])
         for key in held.keys.keys:
             if key.name == job.key and key.enabled:
-                secret = await self._secret(job, key, held)
-                return None if secret is None else JobKey(secret, held)
+                version = _begun_with(job, key)
+                secret = await self._secret(job, version, held)
+                return None if secret is None else JobKey(version, secret, held)
         return None
 
     def forget(self, job: Job) -> None:
@@ -115,3 +126,13 @@ class StoredJobKeys:
             if len(self._opened) > OPENED_MAX:
                 self._opened.popitem(last=False)
         return opened.secret
+
+
+def _begun_with(job: Job, key: OwnKey) -> OwnKey:
+    """
+    Give the version that a job was begun with while its overlap lasts, else the current one.
+    """
+    earlier = key.previous
+    if earlier is not None and earlier.version == job.key_version and not key.client_held:
+        return earlier
+    return key

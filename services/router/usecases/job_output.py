@@ -112,7 +112,7 @@ class ReadJobOutput:
             key = await self._key(job)
             try:
                 report = await self._calls.poll(
-                    job, key.secret, may_send=key.held.usable, seconds=FETCH_HEAD_SECONDS_MAX
+                    job, key.secret, may_send=key.usable, seconds=FETCH_HEAD_SECONDS_MAX
                 )
             except StaleKeyError:
                 continue
@@ -129,9 +129,7 @@ class ReadJobOutput:
             key = await self._key(job)
             begun = False
             try:
-                async with self._calls.fetch(
-                    job, url, key.secret, may_send=key.held.usable
-                ) as answer:
+                async with self._calls.fetch(job, url, key.secret, may_send=key.usable) as answer:
                     if answer.status != HTTP_OK:
                         raise JobOutputGoneError(
                             job.name, why=f"its provider answered {answer.status} for it"

@@ -227,7 +227,7 @@ class JobRunner:
             report = await self._calls.poll(
                 job,
                 key.secret,
-                may_send=key.held.usable,
+                may_send=key.usable,
                 seconds=self._times.ask_seconds,
             )
             return taken(job, report, self._clock.now())
@@ -241,7 +241,7 @@ class JobRunner:
 
     async def _cancel(self, job: Job, key: JobKey) -> Job:
         report = await self._calls.cancel(
-            job, key.secret, may_send=key.held.usable, seconds=self._times.ask_seconds
+            job, key.secret, may_send=key.usable, seconds=self._times.ask_seconds
         )
         now = self._clock.now()
         if report is None:

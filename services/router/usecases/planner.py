@@ -5,7 +5,6 @@ Holds the keys of one request, and lays out by them who may serve it.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from services.router.domain.keys import AccountKeys
@@ -151,10 +150,9 @@ class Planner:
         take = keys.asked_anew if anew else keys.held
         # Whoever asks for credits does not need the own keys.
         spared = self._request.source is Source.CREDITS
-        own, shared = await asyncio.gather(
-            _held_or_none(take, account) if spared else take(account),
-            _held_or_none(take, PLATFORM),
-        )
+        # One after the other: mostly both are in memory, and tasks of their own would cost more.
+        own = await (_held_or_none(take, account) if spared else take(account))
+        shared = await _held_or_none(take, PLATFORM)
         self._held = {account: own, PLATFORM: shared}
 
     async def _ask(self, candidate: Candidate) -> HeldKeys:

@@ -42,9 +42,11 @@ from services.router.usecases.granted import (
 from services.router.usecases.planner import Planner
 from services.router.usecases.ports import Claim, Grant, Recorded
 from services.router.usecases.request_identity import FINGERPRINT_VERSION, request_fingerprint
+from services.shared import tracing
 from services.shared.errors import DeadlineTooShortError, ServiceError
 
 if TYPE_CHECKING:
+    from services.router.domain.catalogue import Catalogue
     from services.router.domain.keys import ResealedKey
     from services.router.domain.request import Request
     from services.router.usecases.engine import Engine, Event
@@ -228,10 +230,11 @@ class Walk:
         Lay out who may serve the request.
         """
         request = self._request
-        plan = await self._planner.plan(anew=anew)
-        asks_ledger = request.source is Source.OWN_KEY or plan.own or plan.shared
-        if not asks_ledger and not _lacks_shared_keys(plan):
-            raise no_candidate(request, plan, self._engine.catalogue)
+        with tracing.span("plan"):
+            plan = await self._planner.plan(anew=anew)
+        fault = fault_of(request, plan, self._engine.catalogue)
+        if fault is not None:
+            raise fault
         self._notes = plan.notes
         self._unopened = _excludes(plan, ExclusionReason.KEY_UNAVAILABLE)
         return plan
@@ -311,8 +314,7 @@ class Walk:
         """
         Word a final refusal; shared keys that cannot serve are the service's lack.
         """
-        lacking = _lacks_shared_keys(plan) or plan.shared
-        if isinstance(refusal, errors.CreditsNotPossibleError) and lacking:
+        if is_own_lack(refusal, plan):
             return self._failure(End(None, Funding.CREDITS, None))
         refusal.attempts = self.books.attempts
         return refusal
@@ -340,6 +342,24 @@ def new_claim(engine: Engine, request: Request) -> Claim:
         always_use=False,
         operation=request.input.operation,
     )
+
+
+def fault_of(request: Request, plan: Plan, catalogue: Catalogue) -> ServiceError | None:
+    """
+    Give what a request is refused with before anybody is asked; None where the ledger decides.
+    """
+    asks_ledger = request.source is Source.OWN_KEY or plan.own or plan.shared
+    if asks_ledger or _lacks_shared_keys(plan):
+        return None
+    return no_candidate(request, plan, catalogue)
+
+
+def is_own_lack(refusal: errors.LedgerRefusalError, plan: Plan) -> bool:
+    """
+    Tell whether credits cannot pay only because the service's own keys cannot serve.
+    """
+    lacking = _lacks_shared_keys(plan) or bool(plan.shared)
+    return isinstance(refusal, errors.CreditsNotPossibleError) and lacking
 
 
 def _lacks_shared_keys(plan: Plan) -> bool:

@@ -49,6 +49,20 @@ async def limit(vaulted: RunningKeyvault, requests: int | None) -> None:
     await vaulted.stub.SetSharedLimit(request, metadata=vaulted.as_operator)
 
 
+async def used(vaulted: RunningKeyvault) -> tuple[int | None, int]:
+    """Read the shared key's limit, and how much of it is leased, as an operator."""
+    request = sharing_pb2.GetSharedLimitRequest(key=SHARED)
+    answer = await vaulted.stub.GetSharedLimit(request, metadata=vaulted.as_operator)
+    limited = answer.HasField("requests_per_minute")
+    return answer.requests_per_minute if limited else None, answer.leased_request_count
+
+
+async def later(vaulted: RunningKeyvault, *, slots: int) -> None:
+    """Make what was leased so many slots of five seconds older."""
+    async with database(vaulted.dsn) as connection:
+        await connection.execute("UPDATE allotments SET slot = slot - $1", slots)
+
+
 async def exchange(vaulted: RunningKeyvault, *found: sharing_pb2.Outage) -> dict[str, timedelta]:
     """Exchange outages as a router does; gives those that stand, by model."""
     request = sharing_pb2.ExchangeOutagesRequest(found=found)
@@ -65,27 +79,29 @@ async def shared(vaulted: RunningKeyvault) -> RunningKeyvault:
 
 class TestLimits:
     @pytest.mark.requirement("K16", "R10")
-    async def test_slices_of_a_minute_never_add_up_to_more(self, shared: RunningKeyvault) -> None:
-        """Many routers at once; a minute may end meanwhile, and begins with a whole limit."""
+    async def test_what_routers_lease_at_once_never_adds_up_to_more(
+        self, shared: RunningKeyvault
+    ) -> None:
+        """Also across the end of a slot; what is refused says when something can be had again."""
         await limit(shared, 100)
         answers = await asyncio.gather(*(lease(shared, wish(3)) for _ in range(60)))
         slices = [allotment for [allotment] in answers]
-        assert all(0 <= piece.request_count <= 3 for piece in slices)
-        assert all(0 <= piece.remaining_millis <= 60_000 for piece in slices)
+        assert sum(piece.request_count for piece in slices) == 100
         assert {piece.requests_per_minute for piece in slices} == {100}
-        async with database(shared.dsn) as connection:
-            row = await connection.fetchrow("SELECT leased, most FROM allotments")
-        leased = sum(piece.request_count for piece in slices)
-        assert row["leased"] <= 100
-        assert leased in {100, 100 + row["leased"]}
+        assert all(0 <= piece.remaining_millis <= 5_000 for piece in slices)
+        assert {p.free_in_millis for p in slices if p.request_count} == {0}
+        assert all(50_000 < p.free_in_millis <= 65_000 for p in slices if not p.request_count)
+        assert await used(shared) == (100, 100)
 
     @pytest.mark.requirement("K16", "R10")
-    async def test_a_new_minute_begins_with_a_whole_limit(self, shared: RunningKeyvault) -> None:
+    async def test_it_comes_back_a_minute_after_its_slot(self, shared: RunningKeyvault) -> None:
         await limit(shared, 5)
         assert (await lease(shared, wish(9)))[0].request_count == 5
-        async with database(shared.dsn) as connection:
-            await connection.execute("UPDATE allotments SET minute = minute - interval '1 minute'")
+        await later(shared, slots=12)
+        assert (await lease(shared, wish(9)))[0].request_count == 0
+        await later(shared, slots=1)
         assert (await lease(shared, wish(9)))[0].request_count == 5
+        assert await used(shared) == (5, 5)
 
     @pytest.mark.requirement("K16", "R10")
     async def test_an_account_has_its_part(self, shared: RunningKeyvault) -> None:
@@ -97,7 +113,12 @@ class TestLimits:
         assert (first.request_count, first.requests_per_minute) == (2, 2)
         assert (second.request_count, second.requests_per_minute) == (1, 1)
         assert (whole.request_count, whole.requests_per_minute) == (4, 10)
-        assert (await lease(shared, wish(5, **part)))[0].request_count in {0, 2}
+        assert (await lease(shared, wish(5, **part)))[0].request_count == 0
+        await later(shared, slots=20)
+        assert (await lease(shared, wish(5, **part)))[0].request_count == 2
+        async with database(shared.dsn) as connection:
+            kept = await connection.fetch("SELECT customer FROM allotments")
+        assert {row["customer"] for row in kept} == {"", "demo"}
 
     @pytest.mark.requirement("K16")
     async def test_without_a_limit_it_says_so(self, shared: RunningKeyvault) -> None:
@@ -107,7 +128,8 @@ class TestLimits:
         await limit(shared, None)
         [piece] = await lease(shared, wish(5))
         assert piece.unlimited
-        assert 0 <= piece.remaining_millis <= 60_000
+        assert 0 <= piece.remaining_millis <= 5_000
+        assert await used(shared) == (None, 0)
 
     @pytest.mark.requirement("K16", "K13")
     async def test_a_limit_goes_with_its_key_and_is_on_the_trail(
@@ -131,10 +153,12 @@ class TestLimits:
         self, shared: RunningKeyvault
     ) -> None:
         set_limit = sharing_pb2.SetSharedLimitRequest(key=SHARED, requests_per_minute=1)
+        read = sharing_pb2.GetSharedLimitRequest(key=SHARED)
         asked = sharing_pb2.LeaseAllotmentsRequest(wishes=[wish(1)])
         for call in (
             shared.stub.SetSharedLimit(set_limit),
             shared.stub.SetSharedLimit(set_limit, metadata=shared.as_router),
+            shared.stub.GetSharedLimit(read, metadata=shared.as_router),
             shared.stub.LeaseAllotments(asked, metadata=shared.as_operator),
         ):
             assert (await refusal(call)).code is grpc.StatusCode.PERMISSION_DENIED
@@ -154,6 +178,21 @@ class TestLimits:
         request = sharing_pb2.SetSharedLimitRequest(**fields)
         status = await refusal(shared.stub.SetSharedLimit(request, metadata=shared.as_operator))
         assert status.metadata["field"] == field
+
+    @pytest.mark.requirement("K16")
+    async def test_a_key_that_is_not_there_has_no_limit_to_read_or_set(
+        self, shared: RunningKeyvault
+    ) -> None:
+        gone = "accounts/platform/keys/gone"
+        for call in (
+            shared.stub.GetSharedLimit(
+                sharing_pb2.GetSharedLimitRequest(key=gone), metadata=shared.as_operator
+            ),
+            shared.stub.SetSharedLimit(
+                sharing_pb2.SetSharedLimitRequest(key=gone), metadata=shared.as_operator
+            ),
+        ):
+            assert (await refusal(call)).reason == "KEY_NOT_FOUND"
 
     @pytest.mark.requirement("K16")
     @pytest.mark.parametrize(

@@ -277,3 +277,21 @@ class TestStorms:
         vault.lasting = None
         await asyncio.gather(*(cache.unwrap_each(ITEMS[:1]) for _ in range(10_000)))
         assert len(vault.uses) == 2
+
+    async def test_how_many_versions_wrap_the_keys_costs_no_further_call(
+        self, vault: FaultyVault, transit: VaultTransit
+    ) -> None:
+        """Keys of as many versions as a batch holds are one batch, to unwrap and to rewrap."""
+        [(wrapped, context), *_] = ITEMS
+        _, _, body = wrapped.wrapped.split(b":")
+        items = [
+            (WrappedKey(NAME, version, b"vault:v%d:%s" % (version, body)), context)
+            for version in range(1, BATCH_MAX + 1)
+        ]
+        cache = self.cache(transit)
+        assert all(isinstance(found, Secret) for found in await cache.unwrap_each(items))
+        assert len(vault.uses) == 1
+
+        rewrapped = await transit.rewrap_many(items)
+        assert len(vault.uses) == 2
+        assert len(rewrapped) == len(items)

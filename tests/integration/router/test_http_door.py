@@ -8,6 +8,7 @@ import base64
 import json
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -16,7 +17,7 @@ import openai
 import pytest
 
 from tests.support.router_peers import stored_key
-from tests.support.router_service import RouterUnderTest
+from tests.support.router_service import RouterUnderTest, serve_router
 from tests.support.simulated_providers import KEYS, faulty_key
 
 ACCOUNT = {"X-Ownkey-Account": "accounts/demo"}
@@ -24,6 +25,16 @@ HELLO: Any = [{"role": "user", "content": "Say hello"}]
 MINI, HAIKU = "gpt-4o-mini", "claude-haiku-4-5"
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}}
+
+
+ACME_ONLY = """
+identities:
+  acme: {token: true}
+rules:
+  - identities: [acme]
+    rpcs: [ownkey.router.v1.RouterService/GenerateText]
+    accounts: ["accounts/acme-*"]
+"""
 
 
 @pytest.fixture
@@ -361,7 +372,75 @@ class TestFailures:
             assert "/v1/chat/completions" in (await answer.json())["error"]["message"]
 
 
+class TestRepeatsOfTheSDK:
+    """What an SDK sends again by itself is the same request; what a caller sends again is not."""
+
+    @pytest.mark.requirement("O9", "R14")
+    async def test_an_idempotency_key_names_the_request(
+        self, router: RouterUnderTest, gpt: openai.AsyncOpenAI
+    ) -> None:
+        headers = {"Idempotency-Key": "order-17"}
+        await gpt.chat.completions.create(model=MINI, messages=HELLO, extra_headers=headers)
+        with pytest.raises(openai.ConflictError) as caught:
+            await gpt.chat.completions.create(model=MINI, messages=HELLO, extra_headers=headers)
+        assert caught.value.code == "answer_not_kept"
+        assert len(await router.calls()) == 1
+        other = {**headers, "X-Ownkey-Account": "accounts/other"}
+        router.keyvault.put("other", stored_key("other", "main", "openai", KEYS["openai"]))
+        await gpt.chat.completions.create(model=MINI, messages=HELLO, extra_headers=other)
+        with pytest.raises(openai.BadRequestError) as refused:
+            await gpt.chat.completions.create(
+                model=MINI, messages=HELLO, extra_headers={"Idempotency-Key": "x" * 256}
+            )
+        assert refused.value.param == "Idempotency-Key"
+
+    @pytest.mark.requirement("O9", "R14")
+    async def test_after_a_timeout_it_repeats_the_same_request(
+        self, router: RouterUnderTest, gpt: openai.AsyncOpenAI
+    ) -> None:
+        """The SDK gives up waiting and sends it again, with nothing but a count of its tries."""
+        fail(router, "slow")
+        hurried = gpt.with_options(timeout=0.7, max_retries=1)
+        with pytest.raises(openai.APIError):
+            await hurried.chat.completions.create(model=MINI, messages=HELLO)
+        assert len({ask.request_id for ask in router.ledger.asked}) == 1
+
+    @pytest.mark.requirement("O9", "R14")
+    async def test_equal_calls_of_a_caller_are_requests_of_their_own(
+        self, router: RouterUnderTest, gpt: openai.AsyncOpenAI
+    ) -> None:
+        for _ in range(2):
+            await gpt.chat.completions.create(model=MINI, messages=HELLO)
+        assert len(await router.calls()) == 2
+
+
 class TestIdentity:
+    @pytest.mark.requirement("O5", "O9")
+    async def test_a_caller_reaches_only_the_accounts_of_its_rule(self, tmp_path: Path) -> None:
+        policy, token = tmp_path / "policy.yaml", tmp_path / "acme"
+        policy.write_text(ACME_ONLY)
+        token.write_text("acme-token-0123456789")
+        token.chmod(0o600)
+        async with (
+            serve_router(tmp_path, OWNKEY_ROUTER_POLICY_FILE=str(policy)) as router,
+            openai.AsyncOpenAI(
+                api_key=token.read_text(), base_url=f"{router.http}/v1", max_retries=0
+            ) as gpt,
+        ):
+            own = stored_key("acme-1", "main", "openai", KEYS["openai"])
+            router.keyvault.put("acme-1", own)
+            for account in ("accounts/demo", "accounts/acme", ""):
+                headers = {"X-Ownkey-Account": account} if account else {}
+                with pytest.raises(openai.PermissionDeniedError):
+                    await gpt.chat.completions.create(
+                        model=MINI, messages=HELLO, extra_headers=headers
+                    )
+            assert not router.ledger.asked
+            served = await gpt.chat.completions.create(
+                model=MINI, messages=HELLO, extra_headers={"X-Ownkey-Account": "accounts/acme-1"}
+            )
+            assert served.choices
+
     @pytest.mark.requirement("O5", "O9", "R16")
     async def test_a_providers_key_is_refused_not_passed_over(
         self, router: RouterUnderTest, gpt: openai.AsyncOpenAI

@@ -63,15 +63,20 @@ async def test_sound_comes_as_it_is_made(gpt: openai.AsyncOpenAI) -> None:
     assert data == sound("audio/wav", text)
 
 
-async def test_sound_that_breaks_off_is_no_whole_answer(
+@pytest.mark.requirement("R14")
+async def test_sound_that_breaks_off_is_no_whole_answer_and_is_billed_once(
     router: RouterUnderTest, gpt: openai.AsyncOpenAI
 ) -> None:
-    """The connection breaks: the SDK would try again by itself, as it does after any break."""
+    """The connection breaks, and the SDK's own retry is told of the request that it repeats."""
     fail(router, "cut")
-    once = gpt.with_options(max_retries=0)
-    with pytest.raises(openai.APIConnectionError):
-        await once.audio.speech.create(model="tts-1", voice="nova", input="Good evening " * 50)
+    call = {"model": "tts-1", "voice": "nova", "input": "Good evening " * 50}
+    with pytest.raises(openai.APIStatusError) as caught:
+        await gpt.audio.speech.create(**call)
+    assert caught.value.response.headers["x-should-retry"] == "false"
     assert len(await router.calls()) == 1
+    with pytest.raises(openai.APIConnectionError):
+        await gpt.with_options(max_retries=0).audio.speech.create(**call)
+    assert len(await router.calls()) == 2
 
 
 async def test_failures_come_in_the_sdk_s_shape(

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from services.shared.migrate import check_schema, migrate
 from services.shared.postgres import Database
 from tests.support.ledger import consistent, running_ledger
 from tests.support.postgres import Databases
+from tests.support.source import ROOT
 
 FIRST = """
 from alembic import op
@@ -170,6 +173,25 @@ class TestSchemaCheck:
         assert "migrate command" in await checked(dsn, code=1, needed=1)
 
 
+@pytest.mark.requirement("O7")
+@pytest.mark.parametrize("service", ["keyvault", "router", "ledger"])
+class TestCommand:
+    async def test_it_needs_the_dsn_alone(self, service: str, dsn: str, tmp_path: Path) -> None:
+        file = tmp_path / "dsn"
+        file.touch(mode=0o600)
+        file.write_text(dsn)
+        prefix = f"OWNKEY_{service.upper()}_"
+        # What else a deployment sets for the service is not looked at, whatever it holds.
+        environ = {f"{prefix}DATABASE_DSN_FILE": str(file), f"{prefix}LISTEN": "nowhere"}
+        assert await _migrated(service, environ) == (0, "")
+        assert (await schema(dsn))[0] > 0
+
+    async def test_it_says_what_it_lacks(self, service: str) -> None:
+        code, said = await _migrated(service, {})
+        assert code == 78
+        assert f"OWNKEY_{service.upper()}_DATABASE_DSN_FILE is required" in said
+
+
 @pytest.mark.requirement("O7", "L13")
 class TestRollingUpdate:
     async def test_old_code_serves_while_the_schema_grows_and_starts_on_it(
@@ -212,6 +234,18 @@ class TestRollingUpdate:
     def _add(self, folder: Path, text: str, number: int) -> None:
         path = folder / "versions" / f"{number:04}_step.py"
         path.write_text(text.format(number=number, before=number - 1, table="accounts"))
+
+
+async def _migrated(service: str, environ: dict[str, str]) -> tuple[int | None, str]:
+    """Run a service's migrate command; its exit code and what it said went wrong."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", f"services.{service}", "migrate"),
+        env={"PATH": os.environ["PATH"], **environ},
+        cwd=ROOT,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await process.communicate()
+    return process.returncode, said.decode()
 
 
 async def _until_somebody_waits(dsn: str) -> None:

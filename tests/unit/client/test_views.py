@@ -9,9 +9,10 @@ import json
 import pytest
 from ownkey.keyvault.v1 import key_pb2, keyvault_service_pb2
 from ownkey.ledger.v1 import account_pb2, authorization_pb2, plan_pb2, usage_pb2
-from ownkey.router.v1 import attempt_pb2, text_pb2
+from ownkey.router.v1 import attempt_pb2, explain_pb2, text_pb2
 
 from client.ownkey_cli.output import Output
+from client.ownkey_cli.views.catalogue import estimate_table
 from client.ownkey_cli.views.charts import Part, bar
 from client.ownkey_cli.views.credits import mode_view, plans_table
 from client.ownkey_cli.views.keys import keys_table
@@ -198,3 +199,32 @@ class TestOutput:
         stdout = io.StringIO()
         Output(as_json=False, stdout=stdout).text("a\x1bb")
         assert stdout.getvalue() == "a\x1bb"
+
+
+class TestEstimate:
+    @pytest.mark.requirement("R6")
+    def test_credits_and_each_model_on_an_own_key_stand_side_by_side(self) -> None:
+        rates = attempt_pb2.PriceUsed(
+            input_nano_usd_per_million_tokens=150_000_000,
+            output_nano_usd_per_million_tokens=600_000_000,
+        )
+        own = explain_pb2.CostEstimate(
+            funding=attempt_pb2.FUNDING_OWN_KEY,
+            provider="openrouter",
+            model="openai/gpt-4o-mini",
+            cost_nano_usd=17_400_000,
+            price=rates,
+        )
+        on_credits = explain_pb2.CostEstimate(
+            funding=attempt_pb2.FUNDING_CREDITS,
+            cost_nano_usd=500_000_000,
+            cost_nano_credits=50_000_000_000,
+        )
+        text = drawn(estimate_table([own, on_credits]), columns=120)
+        assert "openai/gpt-4o-mini  openrouter  $0.0174" in text
+        assert "$0.15/M, $0.60/M" in text
+        assert "$0.5000" in text
+        assert "50 credits" in text
+
+    def test_nothing_to_compare_is_a_sentence(self) -> None:
+        assert "has a price" in drawn(estimate_table([]), columns=120)

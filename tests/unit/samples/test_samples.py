@@ -195,3 +195,34 @@ class TestVerdicts:
     def test_a_folder_without_a_list_is_told(self, tmp_path: Path) -> None:
         assert main([str(tmp_path)]) == 2
         assert main([]) == 2
+
+
+class TestSignatures:
+    SIGNATURE = "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31"
+    REQUEST = "GET / HTTP/1.1\nHost:example.amazonaws.com\nX-Amz-Date:20150830T123600Z\n\n"
+
+    def test_both_published_layouts_are_signed(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        context = {
+            "credentials": {
+                "access_key_id": "AKIDEXAMPLE",
+                "secret_access_key": "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY",
+            },
+            "region": "us-east-1",
+            "service": "service",
+            "timestamp": "2015-08-30T12:36:00Z",
+        }
+        one, two = tmp_path / "sigv4" / "one", tmp_path / "sigv4"
+        one.mkdir(parents=True)
+        (one / "request.txt").write_text(self.REQUEST)
+        (one / "context.json").write_text(json.dumps(context))
+        (one / "header-signature.txt").write_text(self.SIGNATURE)
+        (two / "two.req").write_text(self.REQUEST)
+        (two / "two.authz").write_text(f"AWS4-HMAC-SHA256 x, Signature={self.SIGNATURE}")
+        files = [{"file": f"sigv4/{name}"} for name in ("one", "two.req", "three.req")]
+        write(tmp_path, "expected.json", files)
+        assert main([str(tmp_path)]) == 0
+        assert "samples: 2 passed, 0 failed" in capsys.readouterr().out
+        (one / "header-signature.txt").write_text("0" * 64)
+        assert main([str(tmp_path)]) == 1

@@ -14,6 +14,8 @@ from services.shared.config import (
     is_loopback,
     listen_address,
     load,
+    otlp_endpoint,
+    ratio,
     read_secret_file,
     setting,
     whole,
@@ -109,3 +111,32 @@ class TestSecretFiles:
     def test_a_missing_file_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="cannot be read"):
             read_secret_file(tmp_path / "none")
+
+
+@pytest.mark.requirement("O6")
+class TestTraceSettings:
+    @pytest.mark.parametrize(
+        "text", ["https://collector:4317", "http://127.0.0.1:4317", "http://[::1]:4317/"]
+    )
+    def test_a_collector_is_reached_over_tls_or_on_loopback(self, text: str) -> None:
+        assert otlp_endpoint(text) == text
+
+    @pytest.mark.parametrize(
+        ("text", "advice"),
+        [
+            ("collector:4317", "must be https://host:port"),
+            ("https://collector", "must be https://host:port"),
+            ("https://collector:99999", "must be https://host:port"),
+            ("https://collector:4317/v1/traces", "must be https://host:port"),
+            ("http://collector:4317", "would cross the network in plain text"),
+        ],
+    )
+    def test_another_address_is_refused_with_the_remedy(self, text: str, advice: str) -> None:
+        with pytest.raises(ValueError, match=advice):
+            otlp_endpoint(text)
+
+    def test_a_share_is_from_nothing_to_all(self) -> None:
+        assert [ratio(text) for text in ("0", "0.01", "1")] == [0.0, 0.01, 1.0]
+        for text in ("-0.1", "1.1", "nan", "1 %"):
+            with pytest.raises(ValueError, match="must be a share from 0 to 1"):
+                ratio(text)

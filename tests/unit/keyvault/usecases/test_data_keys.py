@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -263,3 +264,52 @@ class TestGrace:
         await settle()
 
         assert sum(kek.batches) == 2000
+
+
+class Counts:
+    """A CacheMeter that keeps its figures."""
+
+    def __init__(self) -> None:
+        self.told: Counter[str] = Counter()
+        self.entries: Callable[[], int] = lambda: -1
+
+    def begin(self, entries: Callable[[], int], *, age_seconds_max: float) -> None:
+        self.entries = entries
+        self.told["age"] = int(age_seconds_max)
+
+    def hit(self) -> None:
+        self.told["hit"] += 1
+
+    def miss(self) -> None:
+        self.told["miss"] += 1
+
+    def refresh(self) -> None:
+        self.told["refresh"] += 1
+
+    def unwrapped(self) -> None:
+        self.told["unwrapped"] += 1
+
+    def failed(self, cause: KekCause) -> None:
+        self.told[cause.value] += 1
+
+
+@pytest.mark.requirement("O6")
+async def test_hits_misses_refreshes_and_failures_are_counted(
+    kek: CountingKek, clock: ManualClock
+) -> None:
+    counts = Counts()
+    keys = DataKeys(
+        kek, clock=clock, age_seconds_max=300, grace_seconds=30, count_max=1000, meter=counts
+    )
+    await keys.unwrap_each([wrapped(1), wrapped(2)])
+    await keys.unwrap_each([wrapped(1)])
+    assert counts.told == {"age": 300, "miss": 2, "unwrapped": 1, "hit": 1}
+    assert counts.entries() == 2
+    clock.advance(280)
+    await keys.unwrap_each([wrapped(1)])
+    await asyncio.gather(*keys._workers)
+    assert counts.told["refresh"] == 1
+    assert counts.told["unwrapped"] == 2
+    kek.away = True
+    await keys.unwrap_each([wrapped(3)])
+    assert counts.told["UNREACHABLE"] == 1

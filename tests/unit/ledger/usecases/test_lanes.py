@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -150,3 +150,36 @@ class TestLanes:
         outcomes = await lane.each([renew("1", "a"), renew("2", "b"), renew("3", "a")])
         assert outcomes == ["1", "2", "3"]
         assert gate.batches == [["1", "3"], ["2"]]
+
+
+class Counts:
+    """A LaneMeter that keeps its figures."""
+
+    def __init__(self) -> None:
+        self.commands: list[int] = []
+        self.refused = 0
+        self.depth: Callable[[], int] = lambda: -1
+
+    def waiting(self, count: Callable[[], int]) -> None:
+        self.depth = count
+
+    def batch(self, commands: int, seconds: float) -> None:
+        assert seconds >= 0
+        self.commands.append(commands)
+
+    def shed(self) -> None:
+        self.refused += 1
+
+
+@pytest.mark.requirement("O6")
+async def test_what_waits_what_runs_and_what_is_refused_is_counted() -> None:
+    gate, counts = Gate(), Counts()
+    lane = Lanes(gate.run, LaneLimits(count=1, queue_max=2), meter=counts)
+    running = asyncio.ensure_future(lane.each([renew("running")]))
+    await settled()
+    waiting = asyncio.ensure_future(lane.each([renew("a"), renew("b"), renew("c")]))
+    await settled()
+    assert counts.depth() == 2
+    gate.open.set()
+    await asyncio.gather(running, waiting)
+    assert (counts.commands, counts.refused, counts.depth()) == ([1, 2], 1, 0)

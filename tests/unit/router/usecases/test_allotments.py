@@ -67,7 +67,26 @@ class TestSlices:
         assert max(wish.requests for wish in fixture.limits.wishes) == 3
 
     @pytest.mark.requirement("R10", "K16")
-    async def test_a_slice_ends_with_its_minute(self) -> None:
+    async def test_a_slice_grows_with_what_is_used(self) -> None:
+        """A replica with little to do holds little that others could use."""
+        fixture = limited(1_000)
+        for _ in range(4):
+            await fixture.take()
+        assert [wish.requests for wish in fixture.limits.wishes] == [1, 2, 3]
+
+    @pytest.mark.requirement("R10", "K16")
+    async def test_a_limit_that_was_raised_counts_when_the_answer_lapses(self) -> None:
+        """The wait that callers are told may be longer than the answer counts."""
+        fixture = limited(0)
+        fixture.limits.free_seconds = 65.0
+        assert await fixture.take() == 65.0
+        fixture.limits.left[ONE, ""] = 1
+        assert await fixture.take() == 65.0
+        fixture.clock.advance(60.0)
+        assert await fixture.take() is None
+
+    @pytest.mark.requirement("R10", "K16")
+    async def test_a_slice_ends_in_time(self) -> None:
         fixture = limited(1)
         assert await fixture.take() is None
         fixture.clock.advance(30.0)

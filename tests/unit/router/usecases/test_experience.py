@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from services.router.domain.breaker import Phase
 from services.router.domain.next_step import Failure
 from services.router.domain.outcomes import Billed, Outcome
 from services.router.domain.plan import Candidate
@@ -146,3 +147,13 @@ class TestReplicas:
         experience = Experience(lambda _: "host", failures_to_open=0)
         experience.outage_told(self.NAME, 10.0, 0.0)
         assert not self._closes(experience, 1.0)
+
+
+@pytest.mark.requirement("R11", "O6")
+def test_a_turn_is_told_once_with_its_provider_and_phase() -> None:
+    turns: list[tuple[str, Phase]] = []
+    experience = Experience(
+        lambda _: "host", turned=lambda provider, phase: turns.append((provider, phase))
+    )
+    fail(experience, times=9)
+    assert turns == [(SHARED.offer.provider, Phase.OPEN)]
