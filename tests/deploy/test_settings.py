@@ -8,6 +8,7 @@ import importlib
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -104,6 +105,12 @@ class TestSettings:
             f"{prefix(service)}TLS_{part}_FILE" for part in ("CERTIFICATE", "KEY", "CA")
         } <= told.keys()
         assert f"{prefix(service)}TOKENS_DIR" not in told
+
+    def test_production_never_asks_the_demos_own_vault(self) -> None:
+        address = "OWNKEY_KEYVAULT_VAULT_ADDRESS"
+        demos, ours = (environ(overlay, "keyvault")[address] for overlay in ("demo", "production"))
+        assert urlsplit(demos).hostname == named("demo", "Service", "vault")["metadata"]["name"]
+        assert urlsplit(ours).hostname != urlsplit(demos).hostname
 
     @BOTH
     @EACH
