@@ -45,7 +45,8 @@ _may_send: ContextVar[Callable[[], bool] | None] = ContextVar("may_send", defaul
 
 class _LeasedConnector(aiohttp.TCPConnector):
     """
-    Asks whether a request without a body may still be sent once its connection is in hand.
+    Connects so that nothing written waits, and asks whether a request without a body may still be
+    sent once its connection is in hand; one with a body is asked for by `_LeasedBody`.
     """
 
     async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
