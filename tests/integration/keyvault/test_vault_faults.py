@@ -197,6 +197,7 @@ class TestFaults:
 
         assert all(secrets == [PLAINTEXT] * 3 for secrets in answers)
         assert vault.logins == 2
+        await transit.unwrap_many(ITEMS)
         assert vault.uses[-1] == (DECRYPT, "token-2")
 
     async def test_a_sealed_login_says_sealed(
