@@ -3,7 +3,8 @@
 The providers' official Python SDKs, made to parse bytes that are there already.
 
 Each is entered where its HTTP client hands it an answer, so that neither connections nor requests
-are measured. DeepSeek, OpenRouter and Azure name OpenAI's SDK as theirs.
+are measured. DeepSeek, OpenRouter and Azure name OpenAI's SDK as theirs, and Anthropic's serves
+Vertex AI as well. Stability AI has none for the API that is spoken here.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import botocore.session
 import httpx2
 import openai
 import openai.types.chat
+import openai.types.responses
 from botocore.eventstream import EventStream
 from botocore.parsers import create_parser
 from google.genai import models as genai_models
@@ -68,6 +70,23 @@ def _openai() -> tuple[Whole, Stream]:
     def stream(pieces: list[bytes]) -> int:
         chunk = openai.types.chat.ChatCompletionChunk
         return _count(openai.Stream(cast_to=chunk, response=_answered(pieces), client=client))
+
+    return whole, stream
+
+
+def _openai_responses() -> tuple[Whole, Stream]:
+    client = openai.OpenAI(api_key=_KEY)
+    response = _answered([])
+
+    def whole(body: bytes) -> object:
+        data = json.loads(body)
+        return client._process_response_data(
+            data=data, cast_to=openai.types.responses.Response, response=response
+        )
+
+    def stream(pieces: list[bytes]) -> int:
+        event: Any = openai.types.responses.ResponseStreamEvent
+        return _count(openai.Stream(cast_to=event, response=_answered(pieces), client=client))
 
     return whole, stream
 
@@ -134,23 +153,26 @@ def _botocore() -> tuple[Whole, Stream]:
 
 
 _OPENAI = _openai()
+_ANTHROPIC = _anthropic()
 _SDKS: dict[str, tuple[Whole, Stream]] = {
     "openai": _OPENAI,
+    "openai-responses": _openai_responses(),
     "openrouter": _OPENAI,
     "azure": _OPENAI,
     "deepseek": _OPENAI,
-    "anthropic": _anthropic(),
+    "anthropic": _ANTHROPIC,
+    "google-vertex-claude": _ANTHROPIC,
     "gemini": _genai(genai_models._GenerateContentResponse_from_mldev),
     "google-vertex": _genai(genai_models._GenerateContentResponse_from_vertex),
     "amazon-bedrock": _botocore(),
 }
 
 
-def parse_whole(provider: str) -> Whole:
-    """Give how a provider's SDK parses a whole answer."""
-    return _SDKS[provider][0]
+def parse_whole(name: str) -> Whole:
+    """Give how the SDK of a format's provider parses a whole answer."""
+    return _SDKS[name][0]
 
 
-def parse_stream(provider: str) -> Stream:
-    """Give how a provider's SDK parses the pieces of a stream; it gives how many events it saw."""
-    return _SDKS[provider][1]
+def parse_stream(name: str) -> Stream:
+    """Give how that SDK parses the pieces of a stream; it gives how many events it saw."""
+    return _SDKS[name][1]

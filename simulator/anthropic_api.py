@@ -22,8 +22,8 @@ from simulator.api import (
     json_response,
     sse,
 )
+from simulator.bearer_api import peek_json, require_json
 from simulator.faults import HintForm
-from simulator.openai_api import peek_json, require_json
 from simulator.tokens import Answer, Finish, Prompt, pieces
 
 __all__ = ["AnthropicAPI"]
@@ -118,6 +118,16 @@ class _OutputConfig(msgspec.Struct, forbid_unknown_fields=True):
     format: _Format | None = None
 
 
+class _ToolChoice(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    disable_parallel_tool_use: bool = False
+
+
+class _Metadata(msgspec.Struct, forbid_unknown_fields=True):
+    user_id: str | None = None
+
+
 class _Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     model: str
     max_tokens: int
@@ -129,10 +139,10 @@ class _Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     top_k: int | None = None
     stop_sequences: list[str] = []
     tools: list[_Tool] = []
-    tool_choice: dict[str, Any] | None = None
+    tool_choice: _ToolChoice | None = None
     thinking: _Enabled | _Adaptive | _Disabled | None = None
     output_config: _OutputConfig | None = None
-    metadata: dict[str, Any] | None = None
+    metadata: _Metadata | None = None
 
 
 class AnthropicAPI(ProviderAPI):
@@ -174,7 +184,7 @@ class AnthropicAPI(ProviderAPI):
         """
         Read a request strictly.
         """
-        _require_version(request)
+        _require_headers(request)
         require_json(request)
         return self.read_body(body)
 
@@ -267,7 +277,7 @@ class AnthropicAPI(ProviderAPI):
 
     async def _models(self, request: web.Request) -> web.StreamResponse:
         try:
-            _require_version(request)
+            _require_headers(request)
         except InvalidRequestError as error:
             return self.refuse(Refusal(kind=RefusalKind.INVALID_REQUEST, detail=str(error)))
         data = [
@@ -317,9 +327,15 @@ _STOP_REASONS = {
 }
 
 
-def _require_version(request: web.Request) -> None:
+def _require_headers(request: web.Request) -> None:
+    """
+    Hold the version's header, and that nothing in beta is asked for: here nothing is.
+    """
     if request.headers.get("anthropic-version") != API_VERSION:
         raise InvalidRequestError("anthropic-version: header is required")
+    beta = request.headers.get("anthropic-beta")
+    if beta is not None:
+        raise InvalidRequestError(f"Unexpected value(s) `{beta}` for the `anthropic-beta` header.")
 
 
 def _check_thinking(body: _Body) -> None:

@@ -7,7 +7,6 @@ The order is the providers' own: key, permission, request, model, money, answer.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 import struct
@@ -50,7 +49,8 @@ class Settings:
 
     now: Callable[[], datetime]
     slow_seconds: float = 5.0
-    """How long a `slow` key waits for its first byte, a `stall` key in the middle of a stream."""
+    """How long a `slow` key waits for its first byte, and a `stall` key in the middle of a stream,
+    unless its fault is cleared."""
     job_seconds: float = 1.0
     """How long a job runs."""
     webhook_address: str = ""
@@ -190,11 +190,18 @@ class ProviderAPI(ABC):
         )
         return "" if known and len(key) >= KEY_LENGTH_MIN else "unknown"
 
-    def permits(self, key: str, *, generation: bool) -> bool:  # noqa: ARG002 - a hook
+    def missing_permission(
+        self,
+        request: web.Request,  # noqa: ARG002 - a hook
+        key: str,  # noqa: ARG002 - a hook
+        *,
+        generation: bool,  # noqa: ARG002 - a hook
+    ) -> str:
         """
-        Tell whether a credential has the permission for a generation or a free call.
+        Name the permission that a credential lacks for a generation or a free call; empty where it
+        has it.
         """
-        return True
+        return ""
 
     @abstractmethod
     def peek(self, request: web.Request, body: bytes) -> tuple[str, bool]:
@@ -380,15 +387,18 @@ class ProviderAPI(ABC):
             raise _RefusedError(
                 Refusal(kind=RefusalKind.INVALID_KEY, generation=generation, detail=doubt)
             )
-        if not self.permits(key, generation=generation):
-            raise _RefusedError(Refusal(kind=RefusalKind.FORBIDDEN, generation=generation))
+        lacking = self.missing_permission(request, key, generation=generation)
+        if lacking:
+            raise _RefusedError(
+                Refusal(kind=RefusalKind.FORBIDDEN, generation=generation, detail=lacking)
+            )
         fault = self._fault(key, model, generation=generation)
         if fault is None:
             return None
         if fault.kind is FaultKind.DOWN:
             raise _DownError
         if fault.kind is FaultKind.SLOW:
-            await asyncio.sleep(self._settings.slow_seconds)
+            await self._control.wait(key, self._settings.slow_seconds)
         if fault.kind is FaultKind.NO_LIST and not generation:
             raise _RefusedError(Refusal(kind=RefusalKind.FORBIDDEN, generation=False))
         early = [FaultKind.REVOKED, FaultKind.FORBIDDEN, FaultKind.ERROR, FaultKind.OVERLOADED]
@@ -466,7 +476,7 @@ class ProviderAPI(ABC):
                 _close(request)
                 return response
             if kind is FaultKind.STALL:
-                await asyncio.sleep(self._settings.slow_seconds)
+                await self._control.wait(self.key_of(request), self._settings.slow_seconds)
             for frame in frames[half:]:
                 await response.write(frame)
             await response.write_eof()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The simulator's web application: eight providers under their prefixes, and the control API.
+The simulator's web application: ten providers under their prefixes, and the control API.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from aiohttp import web
 
 from simulator.anthropic_api import AnthropicAPI
 from simulator.api import Settings, json_response
-from simulator.azure_api import AzureAPI
+from simulator.azure_api import AzureAPI, AzureResponsesAPI
 from simulator.bedrock_api import BedrockAPI
 from simulator.control import Control
 from simulator.deepseek_api import DeepSeekAPI
@@ -37,6 +37,7 @@ _APIS = (
     AnthropicAPI,
     GeminiAPI,
     AzureAPI,
+    AzureResponsesAPI,
     BedrockAPI,
     VertexAPI,
     DeepSeekAPI,

@@ -25,9 +25,10 @@ from simulator.api import (
 )
 from simulator.faults import HintForm
 from simulator.openai_api import MODELS, OpenAIAPI
+from simulator.openai_responses_api import OpenAIResponsesAPI
 from simulator.tokens import Answer
 
-__all__ = ["AzureAPI"]
+__all__ = ["AzureAPI", "AzureResponsesAPI"]
 
 _HOST = r"[a-z0-9-]+\.(?:openai\.azure|services\.ai\.azure|cognitiveservices\.azure)\.com"
 _API_VERSION = re.compile(r"\d{4}-\d{2}-\d{2}(?:-preview)?")
@@ -61,6 +62,8 @@ class AzureAPI(OpenAIAPI):
                 f"{base}/openai/deployments/{{deployment}}/images/generations", self.make_images
             ),
             web.post(f"{base}/openai/v1/images/generations", self.make_images),
+            web.post(f"{base}/openai/deployments/{{deployment}}/images/edits", self.edit_images),
+            web.post(f"{base}/openai/v1/images/edits", self.edit_images),
             web.post(f"{base}/openai/deployments/{{deployment}}/audio/speech", self.speak),
             web.post(f"{base}/openai/v1/audio/speech", self.speak),
         ]
@@ -128,6 +131,18 @@ class AzureAPI(OpenAIAPI):
     async def _deployable(self, request: web.Request) -> web.StreamResponse:
         data = [{"id": model, "object": "model", "status": "succeeded"} for model in MODELS]
         return await self.free(request, {"object": "list", "data": data})
+
+
+class AzureResponsesAPI(OpenAIResponsesAPI, AzureAPI):
+    """
+    POST /openai/v1/responses: Azure's keys and words, the format of OpenAI's Responses.
+    """
+
+    def routes(self) -> list[web.RouteDef]:
+        """
+        Give the API's address.
+        """
+        return [web.post(f"/azure/{{host:{_HOST}}}/openai/v1/responses", self.generate)]
 
 
 _REFUSALS: dict[RefusalKind, tuple[int, str, str]] = {

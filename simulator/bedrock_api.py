@@ -5,7 +5,8 @@ The simulated Amazon Bedrock, under `/amazon-bedrock/{host}`.
 Formats follow https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html ,
 errors https://docs.aws.amazon.com/bedrock/latest/userguide/troubleshooting-api-error-codes.html and
 recorded answers. Every credential has exactly the permissions bedrock:InvokeModel and
-bedrock:InvokeModelWithResponseStream; one with `lists` in it may list the models as well.
+bedrock:InvokeModelWithResponseStream; `lists` in it adds bedrock:ListFoundationModels, `noinvoke`
+and `nostream` take one of the two away.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from simulator.api import (
     json_response,
 )
 from simulator.aws_signature import access_key_id, signature_fault
+from simulator.bearer_api import bearer_key, require_json
 from simulator.converse_format import (
     ConverseBody,
     event,
@@ -39,7 +41,6 @@ from simulator.converse_format import (
     whole_answer,
 )
 from simulator.faults import HintForm
-from simulator.openai_api import bearer_key, require_json
 from simulator.tokens import Answer
 
 __all__ = ["BedrockAPI"]
@@ -59,7 +60,16 @@ _PREFIX = "/amazon-bedrock/"
 _REGION = r"[a-z]{2}-[a-z]+-\d"
 _SHORT_TERM = "bedrock-api-key-"
 _SCOPE_REGION = re.compile(r"X-Amz-Credential=[^/]+/\d{8}/([^/]+)/")
-_LISTS = "lists"
+LIST, INVOKE, STREAM = (
+    "bedrock:ListFoundationModels",
+    "bedrock:InvokeModel",
+    "bedrock:InvokeModelWithResponseStream",
+)
+"""https://docs.aws.amazon.com/service-authorization/latest/reference/list_amazonbedrock.html"""
+PERMISSIONS = frozenset({INVOKE, STREAM})
+"""What a credential may do; Converse needs the one, ConverseStream the other."""
+_GRANTED = {"lists": LIST}
+_TAKEN = {"noinvoke": INVOKE, "nostream": STREAM}
 
 
 class BedrockAPI(ProviderAPI):
@@ -111,11 +121,16 @@ class BedrockAPI(ProviderAPI):
             now=self.now,
         )
 
-    def permits(self, key: str, *, generation: bool) -> bool:
+    def missing_permission(self, request: web.Request, key: str, *, generation: bool) -> str:
         """
-        Tell whether the key's policy allows it.
+        Name the action that the key's policy does not allow.
         """
-        return generation or _LISTS in key
+        needed = LIST
+        if generation:
+            needed = STREAM if request.match_info["operation"] == "converse-stream" else INVOKE
+        granted = PERMISSIONS.union(*({one} for word, one in _GRANTED.items() if word in key))
+        taken = {action for word, action in _TAKEN.items() if word in key}
+        return "" if needed in granted - taken else needed
 
     def peek(self, request: web.Request, body: bytes) -> tuple[str, bool]:  # noqa: ARG002 - shared
         """
@@ -163,7 +178,7 @@ class BedrockAPI(ProviderAPI):
         if refusal.kind is RefusalKind.RATE_LIMITED and refusal.fault is not None:
             headers |= refusal.fault.headers(HintForm.NONE, now=self.now)
             message += refusal.fault.sentence(HintForm.NONE)
-        action = "InvokeModel" if refusal.generation else "ListFoundationModels"
+        action = refusal.detail or (INVOKE if refusal.generation else LIST)
         message = message.format(detail=refusal.detail, action=action)
         return json_response({field: message}, status=status, headers=headers)
 
@@ -246,7 +261,7 @@ _REFUSALS: dict[RefusalKind, tuple[int, str, str]] = {
         "AccessDeniedException",
         (
             "User: arn:aws:iam::123456789012:user/simulated is not authorized to perform: "
-            "bedrock:{action} because no identity-based policy allows the bedrock:{action} action"
+            "{action} because no identity-based policy allows the {action} action"
         ),
     ),
     RefusalKind.ERROR: (

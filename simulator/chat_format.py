@@ -129,6 +129,18 @@ class _StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     include_obfuscation: bool = True
 
 
+class _Named(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+
+
+class _FunctionChoice(msgspec.Struct, forbid_unknown_fields=True):
+    type: Literal["function"]
+    function: _Named
+
+
+_ToolChoice = Literal["none", "auto", "required"] | _FunctionChoice
+
+
 class _Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     model: str
     stream: bool = False
@@ -140,7 +152,7 @@ class _Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     stop: str | list[str] | None = None
     seed: int | None = None
     tools: list[_ToolOffer] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: _ToolChoice | None = None
     response_format: _SchemaFormat | _ObjectFormat | _TextFormat | None = None
     user: str | None = None
 
@@ -157,15 +169,38 @@ class ChatBody(_Body, kw_only=True, forbid_unknown_fields=True):
     metadata: dict[str, str] | None = None
 
 
+class _RouterReasoning(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    enabled: bool = True
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    max_tokens: int | None = None
+    exclude: bool = False
+
+
+class _RouterProvider(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    # https://openrouter.ai/docs/features/provider-routing
+    require_parameters: bool = False
+    allow_fallbacks: bool = True
+    order: list[str] = []
+    only: list[str] = []
+    ignore: list[str] = []
+    sort: str = ""
+    data_collection: Literal["allow", "deny"] = "allow"
+
+
+class _RouterUsage(msgspec.Struct, forbid_unknown_fields=True):
+    include: bool
+
+
 class RouterBody(_Body, kw_only=True, forbid_unknown_fields=True):
     """
     What OpenRouter takes.
     """
 
     messages: list[_System | _Developer | _User | _RouterAssistant | _Tool]
-    reasoning: dict[str, Any] | None = None
-    provider: dict[str, Any] | None = None
-    usage: dict[str, Any] | None = None
+    reasoning: _RouterReasoning | None = None
+    provider: _RouterProvider | None = None
+    usage: _RouterUsage | None = None
+    top_k: int | None = None
 
 
 class _Thinking(msgspec.Struct, forbid_unknown_fields=True):
@@ -190,7 +225,7 @@ class DeepSeekBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     top_p: float | None = None
     stop: str | list[str] | None = None
     tools: list[_ToolOffer] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: _ToolChoice | None = None
     response_format: _ObjectFormat | _TextFormat | None = None
     thinking: _Thinking | None = None
     reasoning_effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None

@@ -7,6 +7,8 @@ Keys are known by their SHA-256 alone; no key is ever kept.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 from collections import OrderedDict, deque
 from dataclasses import dataclass
@@ -43,6 +45,8 @@ class Control:
 
     def __init__(self) -> None:
         self._faults: OrderedDict[str, _SetFault] = OrderedDict()
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+        """What keeps requests of a key waiting."""
         self._records: deque[dict[str, Any]] = deque(maxlen=RECORDS_MAX)
 
     def set_fault(self, digest: str, fault: Fault, count: int | None) -> None:
@@ -56,9 +60,27 @@ class Control:
 
     def clear_fault(self, digest: str) -> None:
         """
-        Have a key do again what its text says.
+        Have a key do again what its text says; its requests that wait go on.
         """
         self._faults.pop(digest, None)
+        for waiting in self._waiting.get(digest, ()):
+            waiting.set()
+
+    async def wait(self, key: str, seconds: float) -> None:
+        """
+        Keep a request waiting for so long, or until its key's fault is cleared.
+        """
+        digest, cleared = key_digest(key), asyncio.Event()
+        waiting = self._waiting.setdefault(digest, set())
+        waiting.add(cleared)
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await cleared.wait()
+        finally:
+            waiting.discard(cleared)
+            if not waiting:
+                self._waiting.pop(digest, None)
 
     def take_fault(self, key: str, *, generation: bool) -> Fault | None:
         """

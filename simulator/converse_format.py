@@ -92,9 +92,23 @@ class _Tool(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     tool_spec: _ToolSpec
 
 
+class _Any(msgspec.Struct, forbid_unknown_fields=True):
+    pass
+
+
+class _Named(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+
+
+class _ToolChoice(msgspec.Struct, forbid_unknown_fields=True):
+    auto: _Any | None = None
+    any: _Any | None = None
+    tool: _Named | None = None
+
+
 class _ToolConfig(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     tools: list[_Tool]
-    tool_choice: dict[str, Any] | None = None
+    tool_choice: _ToolChoice | None = None
 
 
 class _Schema(msgspec.Struct, forbid_unknown_fields=True):

@@ -16,15 +16,14 @@ from aiohttp import web
 from simulator.api import (
     Generation,
     InvalidRequestError,
-    ProviderAPI,
     Refusal,
     RefusalKind,
     json_response,
     sse,
 )
+from simulator.bearer_api import BearerAPI, require_json
 from simulator.chat_format import DeepSeekBody, chunks, completion, prompt_of, usage_of
 from simulator.faults import Fault, FaultKind, HintForm
-from simulator.openai_api import bearer_key, peek_json, require_json
 from simulator.tokens import Answer, pieces
 
 __all__ = ["DeepSeekAPI"]
@@ -34,12 +33,13 @@ _PLAIN: Literal["deepseek-chat"] = "deepseek-chat"
 _CREATED = 1_767_225_600
 
 
-class DeepSeekAPI(ProviderAPI):
+class DeepSeekAPI(BearerAPI):
     """
     GET /user/balance and POST /chat/completions.
     """
 
     name = "deepseek"
+    models = MODELS
     key_prefixes = ("sk-",)
     foreign_prefixes = ("sk-or-", "sk-ant-", "sk-proj-")
 
@@ -51,24 +51,6 @@ class DeepSeekAPI(ProviderAPI):
             web.get("/deepseek/user/balance", self._balance),
             web.post("/deepseek/chat/completions", self.generate),
         ]
-
-    def key_of(self, request: web.Request) -> str:
-        """
-        Take the key out of `Authorization: Bearer`.
-        """
-        return bearer_key(request)
-
-    def peek(self, request: web.Request, body: bytes) -> tuple[str, bool]:  # noqa: ARG002 - shared
-        """
-        Give model and stream flag for the recording.
-        """
-        return peek_json(body)
-
-    def knows(self, model: str) -> bool:
-        """
-        Tell whether a model is served.
-        """
-        return model in MODELS
 
     def read(self, request: web.Request, body: bytes) -> Generation:
         """

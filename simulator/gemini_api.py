@@ -25,9 +25,9 @@ from simulator.api import (
     json_response,
     sse,
 )
+from simulator.bearer_api import require_json
 from simulator.faults import HintForm, fault_in_model
 from simulator.media import image, image_bytes
-from simulator.openai_api import require_json
 from simulator.tokens import Answer, Finish, Prompt, pieces
 from simulator.veo import gemini_video_routes
 
@@ -118,13 +118,27 @@ class _Tool(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     function_declarations: list[_Declaration] = []
 
 
+class _Calling(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    mode: Literal["AUTO", "ANY", "NONE", "VALIDATED"] = "AUTO"
+    allowed_function_names: list[str] = []
+
+
+class _ToolConfig(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    function_calling_config: _Calling | None = None
+
+
+class _Safety(msgspec.Struct, forbid_unknown_fields=True):
+    category: str
+    threshold: str
+
+
 class _Body(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     contents: list[_Content]
     system_instruction: _Content | None = None
     generation_config: _Config = msgspec.field(default_factory=_Config)
     tools: list[_Tool] = []
-    tool_config: dict[str, Any] | None = None
-    safety_settings: list[dict[str, Any]] = []
+    tool_config: _ToolConfig | None = None
+    safety_settings: list[_Safety] = []
 
 
 class GeminiAPI(ProviderAPI):

@@ -18,12 +18,12 @@ from simulator.api import (
     Generation,
     InvalidRequestError,
     Production,
-    ProviderAPI,
     Refusal,
     RefusalKind,
     json_response,
     sse,
 )
+from simulator.bearer_api import BearerAPI, require_json
 from simulator.chat_format import ChatBody, chunks, completion, prompt_of, usage_of
 from simulator.faults import HintForm
 from simulator.openai_media import (
@@ -35,7 +35,7 @@ from simulator.openai_media import (
 )
 from simulator.tokens import Answer, pieces
 
-__all__ = ["MODELS", "RESPONSES_MODELS", "OpenAIAPI", "bearer_key", "peek_json", "require_json"]
+__all__ = ["MODELS", "RESPONSES_MODELS", "OpenAIAPI"]
 
 MODELS = (
     "gpt-4o-mini",
@@ -57,14 +57,16 @@ RESPONSES_MODELS = ("o1-pro", "o3-pro", "gpt-5-pro", "gpt-5-codex")
 _REASONING = re.compile(r"o\d|gpt-5")
 _CREATED = 1_767_225_600
 _STOP_SEQUENCES_MAX = 4
+_ORGANIZATION = "organization"
 
 
-class OpenAIAPI(ProviderAPI):
+class OpenAIAPI(BearerAPI):
     """
     GET /v1/models and POST /v1/chat/completions.
     """
 
     name = "openai"
+    models: tuple[str, ...] = (*MODELS, *IMAGE_MODELS, *SPEECH_MODELS)
     key_prefixes = ("sk-",)
     foreign_prefixes = ("sk-or-", "sk-ant-")
 
@@ -79,24 +81,6 @@ class OpenAIAPI(ProviderAPI):
             web.post("/openai/v1/images/edits", self.edit_images),
             web.post("/openai/v1/audio/speech", self.speak),
         ]
-
-    def key_of(self, request: web.Request) -> str:
-        """
-        Take the key out of `Authorization: Bearer`.
-        """
-        return bearer_key(request)
-
-    def peek(self, request: web.Request, body: bytes) -> tuple[str, bool]:  # noqa: ARG002 - shared
-        """
-        Give model and stream flag for the recording.
-        """
-        return peek_json(body)
-
-    def knows(self, model: str) -> bool:
-        """
-        Tell whether a model is served.
-        """
-        return model in (*MODELS, *IMAGE_MODELS, *SPEECH_MODELS)
 
     async def make_images(self, request: web.Request) -> web.StreamResponse:
         """
@@ -183,11 +167,20 @@ class OpenAIAPI(ProviderAPI):
                     "Only the default (1) value is supported."
                 )
 
+    async def doubt(self, request: web.Request, key: str) -> str:
+        """
+        Say what is wrong with a request's credential: a key belongs to no organization here.
+        """
+        named = request.headers.get("OpenAI-Organization")
+        return await super().doubt(request, key) or ("" if named is None else _ORGANIZATION)
+
     def refuse(self, refusal: Refusal) -> web.Response:
         """
         Say a refusal in OpenAI's words.
         """
         status, kind, code, message = _REFUSALS[refusal.kind]
+        if refusal.detail == _ORGANIZATION:
+            code, message = "invalid_organization", "No such organization."
         headers: dict[str, str] = {}
         if refusal.kind is RefusalKind.RATE_LIMITED and refusal.fault is not None:
             headers = refusal.fault.headers(HintForm.TEXT, now=self.now)
@@ -291,38 +284,6 @@ _REFUSALS: dict[RefusalKind, tuple[int, str, str | None, str]] = {
     RefusalKind.INVALID_REQUEST: (400, "invalid_request_error", None, "{detail}"),
     RefusalKind.FILTERED: (400, "image_generation_user_error", "moderation_blocked", "{detail}"),
 }
-
-
-def bearer_key(request: web.Request) -> str:
-    """
-    Take the key out of `Authorization: Bearer`.
-    """
-    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else ""
-
-
-def require_json(request: web.Request) -> None:
-    """
-    Refuse a body that does not say it is JSON.
-
-    Raises:
-        InvalidRequestError: `Content-Type` is another.
-    """
-    if request.content_type != "application/json":
-        raise InvalidRequestError("Unsupported Content-Type: expected 'application/json'")
-
-
-def peek_json(body: bytes) -> tuple[str, bool]:
-    """
-    Give model and stream flag of a body, as far as it has any.
-    """
-    try:
-        value = msgspec.json.decode(body)
-    except msgspec.DecodeError:
-        return "", False
-    if not isinstance(value, dict):
-        return "", False
-    return str(value.get("model") or ""), value.get("stream") is True
 
 
 def _head(answer: Answer) -> dict[str, Any]:

@@ -14,7 +14,8 @@ import msgspec
 from aiohttp import web
 
 from simulator.api import Generation, InvalidRequestError
-from simulator.openai_api import MODELS, RESPONSES_MODELS, OpenAIAPI, require_json
+from simulator.bearer_api import require_json
+from simulator.openai_api import MODELS, RESPONSES_MODELS, OpenAIAPI
 from simulator.tokens import Answer, Finish, Prompt, pieces
 
 __all__ = ["OpenAIResponsesAPI"]
@@ -70,6 +71,11 @@ class _Reasoning(msgspec.Struct, forbid_unknown_fields=True):
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"]
 
 
+class _FunctionChoice(msgspec.Struct, forbid_unknown_fields=True):
+    type: Literal["function"]
+    name: str
+
+
 class _Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     model: str
     input: list[_Item]
@@ -80,7 +86,7 @@ class _Body(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     temperature: float | None = None
     top_p: float | None = None
     tools: list[_Tool] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: Literal["none", "auto", "required"] | _FunctionChoice | None = None
     text: _TextForm | None = None
     reasoning: _Reasoning | None = None
 
@@ -90,17 +96,13 @@ class OpenAIResponsesAPI(OpenAIAPI):
     POST /v1/responses.
     """
 
+    models = (*MODELS, *RESPONSES_MODELS)
+
     def routes(self) -> list[web.RouteDef]:
         """
         Give the API's address.
         """
         return [web.post("/openai/v1/responses", self.generate)]
-
-    def knows(self, model: str) -> bool:
-        """
-        Tell whether a model is served.
-        """
-        return model in (*MODELS, *RESPONSES_MODELS)
 
     def read(self, request: web.Request, body: bytes) -> Generation:
         """

@@ -16,17 +16,16 @@ from aiohttp import web
 from simulator.api import (
     Generation,
     InvalidRequestError,
-    ProviderAPI,
     Refusal,
     RefusalKind,
     json_response,
     sse,
 )
+from simulator.bearer_api import BearerAPI, require_json
 from simulator.chat_format import RouterBody, chunks, completion, prompt_of, usage_of
 from simulator.faults import HintForm
 from simulator.gemini_api import MODELS as GEMINI_MODELS
 from simulator.openai_api import MODELS as OPENAI_MODELS
-from simulator.openai_api import bearer_key, peek_json, require_json
 from simulator.tokens import Answer, pieces
 
 __all__ = ["COST_NANO_USD_PER_TOKEN", "OpenRouterAPI"]
@@ -49,12 +48,13 @@ _PROCESSING = b": OPENROUTER PROCESSING\n\n"
 _CREATED = 1_767_225_600
 
 
-class OpenRouterAPI(ProviderAPI):
+class OpenRouterAPI(BearerAPI):
     """
     GET /api/v1/key, GET /api/v1/models and POST /api/v1/chat/completions.
     """
 
     name = "openrouter"
+    models = MODELS
     key_prefixes = ("sk-or-v1-",)
 
     def routes(self) -> list[web.RouteDef]:
@@ -67,24 +67,6 @@ class OpenRouterAPI(ProviderAPI):
             web.post("/openrouter/api/v1/chat/completions", self.generate),
         ]
 
-    def key_of(self, request: web.Request) -> str:
-        """
-        Take the key out of `Authorization: Bearer`.
-        """
-        return bearer_key(request)
-
-    def peek(self, request: web.Request, body: bytes) -> tuple[str, bool]:  # noqa: ARG002 - shared
-        """
-        Give model and stream flag for the recording.
-        """
-        return peek_json(body)
-
-    def knows(self, model: str) -> bool:
-        """
-        Tell whether a model is served.
-        """
-        return model in MODELS
-
     def read(self, request: web.Request, body: bytes) -> Generation:
         """
         Read a request strictly.
@@ -96,7 +78,7 @@ class OpenRouterAPI(ProviderAPI):
             raise InvalidRequestError(str(error)) from error
         if not read.messages:
             raise InvalidRequestError('Input required: specify "prompt" or "messages"')
-        thinks = read.reasoning is not None and read.reasoning.get("enabled") is not False
+        thinks = read.reasoning is not None and read.reasoning.enabled
         return Generation(prompt=prompt_of(read, thinks=thinks), stream=read.stream)
 
     def refuse(self, refusal: Refusal) -> web.Response:

@@ -21,16 +21,15 @@ from aiohttp import web
 from simulator.api import (
     Generation,
     InvalidRequestError,
-    ProviderAPI,
     Refusal,
     RefusalKind,
     Settings,
     json_response,
 )
+from simulator.bearer_api import BearerAPI, require_json
 from simulator.control import Control, key_digest
 from simulator.faults import FaultKind, HintForm, fault_in_model
 from simulator.job_book import MP4, PNG, JobBook, SimulatedJob, Stage
-from simulator.openai_api import bearer_key, require_json
 from simulator.tokens import Answer
 
 __all__ = ["WEBHOOK_SECRET", "ReplicateAPI"]
@@ -96,12 +95,13 @@ class _Body(_Strict):
     stream: bool = False
 
 
-class ReplicateAPI(ProviderAPI):
+class ReplicateAPI(BearerAPI):
     """
     GET account, POST and GET predictions, POST cancel; GET output files without a key.
     """
 
     name = "replicate"
+    models = tuple(_INPUTS)
     key_prefixes = ("r8_",)
 
     def __init__(self, control: Control, settings: Settings) -> None:
@@ -126,12 +126,6 @@ class ReplicateAPI(ProviderAPI):
             web.get(f"/replicate/{DELIVERY_HOST}/{{id}}/{{file}}", self._deliver),
         ]
 
-    def key_of(self, request: web.Request) -> str:
-        """
-        Take the token out of `Authorization: Bearer`.
-        """
-        return bearer_key(request)
-
     def peek(self, request: web.Request, body: bytes) -> tuple[str, bool]:
         """
         Give the model, which stands in the address or in the version.
@@ -143,12 +137,6 @@ class ReplicateAPI(ProviderAPI):
         except msgspec.DecodeError:
             version = ""
         return _VERSIONS.get(version, ""), False
-
-    def knows(self, model: str) -> bool:
-        """
-        Tell whether a model is served.
-        """
-        return model in _INPUTS
 
     def read(self, request: web.Request, body: bytes) -> Generation:
         """

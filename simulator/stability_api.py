@@ -20,14 +20,13 @@ from simulator.api import (
     Generation,
     InvalidRequestError,
     Production,
-    ProviderAPI,
     Refusal,
     RefusalKind,
     json_response,
 )
+from simulator.bearer_api import BearerAPI
 from simulator.faults import Fault, FaultKind, HintForm
 from simulator.media import image, image_bytes
-from simulator.openai_api import bearer_key
 from simulator.tokens import Answer
 
 __all__ = ["CREDITS", "StabilityAPI"]
@@ -44,12 +43,13 @@ _SEED_MAX = 4_294_967_294
 _SEED = re.compile(r"\d{1,10}")
 
 
-class StabilityAPI(ProviderAPI):
+class StabilityAPI(BearerAPI):
     """
     GET the balance, POST stable-image/generate/{core|ultra|sd3}.
     """
 
     name = "stability"
+    models = (*_SD3_MODELS, *_FORMATS)
     key_prefixes = ("sk-",)
     foreign_prefixes = ("sk-or-", "sk-ant-", "sk-proj-")
 
@@ -63,18 +63,6 @@ class StabilityAPI(ProviderAPI):
             web.get("/stability/v1/user/balance", self._balance),
             web.post(path, self._generate),
         ]
-
-    def key_of(self, request: web.Request) -> str:
-        """
-        Take the key out of `Authorization: Bearer`.
-        """
-        return bearer_key(request)
-
-    def knows(self, model: str) -> bool:
-        """
-        Tell whether a model is served.
-        """
-        return model in (*_SD3_MODELS, *_FORMATS)
 
     def free_body(self, body: dict[str, Any], fault: Fault | None) -> dict[str, Any]:
         """

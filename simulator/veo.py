@@ -16,10 +16,10 @@ import msgspec
 from aiohttp import web
 
 from simulator.api import InvalidRequestError, ProviderAPI, Refusal, RefusalKind, json_response
+from simulator.bearer_api import require_json
 from simulator.control import key_digest
 from simulator.faults import FaultKind, fault_in_model
 from simulator.job_book import MP4, JobBook, SimulatedJob, Stage
-from simulator.openai_api import require_json
 
 __all__ = ["gemini_video_routes", "vertex_video_routes"]
 

@@ -4,7 +4,8 @@ The simulated Vertex AI and Google's token address, under `/google-vertex/{host}
 
 Formats follow https://cloud.google.com/vertex-ai/generative-ai/docs/model-reference/inference and
 https://developers.google.com/identity/protocols/oauth2/service-account . Every service account has
-exactly the role roles/aiplatform.user. Tokens are sealed by a key of this process.
+exactly the role roles/aiplatform.user, but one with `viewer` in its name, which has
+roles/aiplatform.viewer. Tokens are sealed by a key of this process.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from simulator.api import (
     json_response,
     reset,
 )
+from simulator.bearer_api import bearer_key, require_json
 from simulator.control import Control
 from simulator.credentials import TOKEN_URI, account_digest, public_pem
 from simulator.faults import FaultKind
 from simulator.gemini_api import IMAGE_MODELS, GeminiAPI, draws, read_drawing
 from simulator.gemini_api import MODELS as GEMINI_MODELS
-from simulator.openai_api import bearer_key
 from simulator.tokens import Answer
 from simulator.veo import vertex_video_routes
 
@@ -59,6 +60,13 @@ _METHODS = {
     "anthropic": ("rawPredict", "streamRawPredict"),
 }
 _NOBODY = "nobody"
+ROLE = "roles/aiplatform.user"
+PERMISSION = "aiplatform.endpoints.predict"
+"""What counting, generating and making videos need, and the role holds:
+https://cloud.google.com/vertex-ai/docs/general/access-control"""
+_VIEWER = "viewer"
+_PERMISSIONS = {ROLE: frozenset({PERMISSION}), "roles/aiplatform.viewer": frozenset[str]()}
+"""What each role holds of it."""
 
 
 class VertexAPI(ProviderAPI):
@@ -95,6 +103,19 @@ class VertexAPI(ProviderAPI):
         token = bearer_key(request)
         return self._account_of(token) if token else ""
 
+    def missing_permission(
+        self,
+        request: web.Request,  # noqa: ARG002 - the same for every method
+        key: str,
+        *,
+        generation: bool,  # noqa: ARG002 - the same for every method
+    ) -> str:
+        """
+        Name the permission that the account's role does not hold.
+        """
+        role = "roles/aiplatform.viewer" if _VIEWER in key else ROLE
+        return "" if PERMISSION in _PERMISSIONS[role] else PERMISSION
+
     def peek(self, request: web.Request, body: bytes) -> tuple[str, bool]:  # noqa: ARG002 - shared
         """
         Give model and stream flag, which stand in the address.
@@ -116,6 +137,7 @@ class VertexAPI(ProviderAPI):
         def read(data: Mapping[str, Any]) -> Production:
             del data
             _require_address(request)
+            require_json(request)
             return read_drawing(request, body)
 
         return await self.produce(request, request.match_info["model"], {}, read)
@@ -125,6 +147,7 @@ class VertexAPI(ProviderAPI):
         Read a request strictly, in its publisher's format.
         """
         _require_address(request)
+        require_json(request)
         publisher = request.match_info["publisher"]
         if request.match_info["method"] not in _METHODS[publisher]:
             raise InvalidRequestError("The method does not fit the publisher.")
@@ -303,7 +326,7 @@ _REFUSALS: dict[RefusalKind, tuple[int, str, str, str]] = {
     RefusalKind.FORBIDDEN: (
         403,
         "PERMISSION_DENIED",
-        "Permission 'aiplatform.endpoints.predict' denied on resource (or it may not exist).",
+        f"Permission '{PERMISSION}' denied on resource (or it may not exist).",
         "IAM_PERMISSION_DENIED",
     ),
 }

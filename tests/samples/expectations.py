@@ -5,6 +5,7 @@ Holds a decoded recording against what its collection expects of it.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
@@ -24,27 +25,23 @@ from services.router.providers.base import ProviderError
 
 __all__ = ["Decoded", "collect", "differences"]
 
-_FINISH_REASONS = {
-    "stop": FinishReason.STOP,
-    "end_turn": FinishReason.STOP,
-    "stop_sequence": FinishReason.STOP,
-    "STOP": FinishReason.STOP,
-    "completed": FinishReason.STOP,
-    "response.completed": FinishReason.STOP,
-    "length": FinishReason.LENGTH,
-    "max_tokens": FinishReason.LENGTH,
-    "max_output_tokens": FinishReason.LENGTH,
-    "MAX_TOKENS": FinishReason.LENGTH,
-    "incomplete": FinishReason.LENGTH,
-    "response.incomplete": FinishReason.LENGTH,
-    "tool_calls": FinishReason.TOOL_CALLS,
-    "tool_use": FinishReason.TOOL_CALLS,
-    "content_filter": FinishReason.CONTENT_FILTER,
-    "refusal": FinishReason.CONTENT_FILTER,
-    "SAFETY": FinishReason.CONTENT_FILTER,
-    "RECITATION": FinishReason.CONTENT_FILTER,
-    "PROHIBITED_CONTENT": FinishReason.CONTENT_FILTER,
+_FINISH_WORDS = {
+    FinishReason.STOP: (
+        *("stop", "end_turn", "stop_sequence", "STOP", "completed", "response.completed"),
+    ),
+    FinishReason.LENGTH: (
+        *("length", "max_tokens", "max_output_tokens", "MAX_TOKENS", "incomplete"),
+        *("response.incomplete", "model_context_window_exceeded"),
+    ),
+    FinishReason.TOOL_CALLS: ("tool_calls", "function_call", "tool_use"),
+    FinishReason.CONTENT_FILTER: (
+        *("content_filter", "refusal", "content_filtered", "guardrail_intervened"),
+        *("SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII"),
+        *("IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION", "MODEL_ARMOR"),
+    ),
 }
+"""The providers' words for each end; any other word is FinishReason.OTHER."""
+_FINISH_REASONS = {word: reason for reason, words in _FINISH_WORDS.items() for word in words}
 _NANO = Decimal(1_000_000_000)
 
 
@@ -111,9 +108,7 @@ def differences(expected: dict[str, Any], decoded: Decoded) -> list[str]:
         if mapped is FinishReason.STOP and completion.tool_calls:
             mapped = FinishReason.TOOL_CALLS
         _compare(found, "finish", mapped, completion.finish_reason)
-    names = [_called(call) for call in expected.get("tool_calls") or ()]
-    if names and None not in names:
-        _compare(found, "tool calls", names, [call.name for call in completion.tool_calls])
+    _call_differences(found, expected.get("tool_calls"), completion.tool_calls)
     if expected.get("usage"):
         _usage_differences(found, expected["usage"], completion.usage)
     return found
@@ -142,10 +137,11 @@ def _usage_differences(found: list[str], raw: dict[str, Any], usage: Usage | Non
     count = {name: value for name, value in raw.items() if isinstance(value, int | float)}
     read = int(count.get("cache_read_input_tokens", 0))
     written = int(count.get("cache_creation_input_tokens", count.get("cache_write_tokens", 0)))
-    if "promptTokenCount" in count:
+    if count.keys() & {"promptTokenCount", "candidatesTokenCount"}:
         thoughts = count.get("thoughtsTokenCount", 0)
         wanted = {
-            "input_tokens": count["promptTokenCount"],
+            "input_tokens": count.get("promptTokenCount", 0)
+            + count.get("toolUsePromptTokenCount", 0),
             "output_tokens": count.get("candidatesTokenCount", 0) + thoughts,
             "reasoning_tokens": thoughts,
             "cached_input_tokens": count.get("cachedContentTokenCount", 0),
@@ -183,13 +179,43 @@ def _usage_differences(found: list[str], raw: dict[str, Any], usage: Usage | Non
     _compare(found, "total tokens", total, usage.input_tokens + usage.output_tokens)
 
 
-def _called(call: object) -> str | None:
+def _call_differences(found: list[str], wanted: object, got: tuple[ToolCall, ...]) -> None:
     """
-    Give the name of an expected tool call, in whichever form it is written down.
+    Compare tool calls with a number of them, or with a list, in whichever form it is written down.
     """
-    if isinstance(call, dict):
-        call = call.get("name") or (call.get("function") or {}).get("name")
-    return call if isinstance(call, str) else None
+    if isinstance(wanted, int):
+        _compare(found, "number of tool calls", wanted, len(got))
+    if not wanted or not isinstance(wanted, list):
+        return
+    calls = [_called(call) for call in wanted]
+    if all(name for name, _ in calls):
+        _compare(found, "tool calls", [name for name, _ in calls], [call.name for call in got])
+    for (_, arguments), call in zip(calls, got, strict=False):
+        if arguments is not None:
+            _compare(found, "arguments", arguments, _json(call.arguments))
+
+
+def _called(call: object) -> tuple[str | None, object]:
+    """
+    Give name and arguments of an expected tool call, as far as they are told.
+    """
+    if isinstance(call, str):
+        return call, None
+    fields = call if isinstance(call, dict) else {}
+    inner = fields.get("function")
+    fields = inner if isinstance(inner, dict) else fields
+    arguments = next((fields[n] for n in ("arguments", "input", "args") if n in fields), None)
+    return fields.get("name"), _json(arguments) if isinstance(arguments, str) else arguments
+
+
+def _json(text: str) -> object:
+    """
+    Give the value of JSON text; None where it is none.
+    """
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def _compare(found: list[str], what: str, wanted: object, got: object) -> None:

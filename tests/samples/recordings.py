@@ -111,9 +111,19 @@ def _event_stream(payloads: list[str]) -> bytes:
     """
     Put bare payloads back into the framing they were taken out of.
 
-    Recorders keep payloads that are JSON, so chat completions lost their `[DONE]`.
+    Recorders keep payloads that are JSON, so chat completions lost their `[DONE]`, and events the
+    line that says their `type` once more.
     """
     payloads = [payload for payload in payloads if payload.strip()]
     if payloads and '"chat.completion.chunk"' in payloads[-1]:
         payloads.append("[DONE]")
-    return "".join(f"data: {payload}\n\n" for payload in payloads).encode()
+    return "".join(f"{_name(payload)}data: {payload}\n\n" for payload in payloads).encode()
+
+
+def _name(payload: str) -> str:
+    try:
+        event = json.loads(payload)
+    except ValueError:
+        return ""
+    kind = event.get("type") if isinstance(event, dict) else None
+    return f"event: {kind}\n" if isinstance(kind, str) else ""

@@ -11,6 +11,12 @@ from typing import Any
 
 import msgspec
 
+from services.router.domain.media_types import (
+    HEAD_BYTES,
+    audio_type,
+    container_type,
+    image_type,
+)
 from services.router.providers.base import ProviderError
 from services.router.providers.jobs import JobPhase
 from services.router.providers.replicate_prediction import (
@@ -43,9 +49,20 @@ def check_replicate(exchange: Exchange, expected: dict[str, Any]) -> list[str]:
         return _prediction_differences(exchange, expected, status)
     if expected.get("stream") == "sse":
         return _stream_differences(exchange, expected)
+    if not exchange.body or _is_file(exchange):
+        return []
     body = msgspec.json.decode(exchange.body)
-    missing = set(expected.get("keys") or ()) - set(body)
+    # A list's keys are those of each of its objects.
+    missing = set(expected.get("keys") or ()) - set(body[0] if isinstance(body, list) else body)
     return [f"keys that are missing: {', '.join(sorted(missing))}"] if missing else []
+
+
+def _is_file(exchange: Exchange) -> bool:
+    """
+    Tell whether an answer is a delivered file, by its first bytes.
+    """
+    head = exchange.body[:HEAD_BYTES]
+    return bool(image_type(head) or audio_type(head) or container_type(head))
 
 
 def _refusal_differences(exchange: Exchange, expected: dict[str, Any], status: int) -> list[str]:

@@ -37,14 +37,13 @@ _DATE_HEADER = "x-amz-date"
 
 def check_signature(path: Path) -> list[str] | None:
     """
-    Sign one case; give what differs, or None where no case stands at the path that is ours.
+    Sign one case; give what differs, or None where its path is to be signed as S3 alone signs.
     """
     folder = path if path.is_dir() else path.parent
     request, context = folder / "request.txt", folder / "context.json"
     if request.is_file() and context.is_file():
         fields = json.loads(context.read_text())
         if fields.get("normalize") is False:
-            # Only S3 signs a path as it stands.
             return None
         wanted = (folder / "header-signature.txt").read_text().strip()
         return _compare(request.read_bytes(), fields, wanted)
@@ -52,7 +51,7 @@ def check_signature(path: Path) -> list[str] | None:
     if path.suffix == ".req" and authorization.is_file():
         wanted = authorization.read_text().strip().rpartition("Signature=")[2]
         return _compare(path.read_bytes(), _SUITE, wanted)
-    return None
+    return ["no case stands there"]
 
 
 def _compare(raw: bytes, context: dict[str, Any], wanted: str) -> list[str]:

@@ -22,7 +22,6 @@ from services.router.domain.text import (
     StreamEvent,
     TextDelta,
     ToolCall,
-    ToolCallDelta,
     Usage,
     UsageReport,
 )
@@ -44,7 +43,12 @@ from services.router.providers.dialect import HTTPDialect
 from services.router.providers.probe import FreeCallFinding, ProbePlan
 from services.router.providers.sse import SSEEvent
 from services.router.providers.sse_decoder import HTTP_OK, SSEDecoder
-from services.router.providers.typed_events import NO_ARGUMENTS, TypedEvents, arguments_text
+from services.router.providers.typed_events import (
+    NO_ARGUMENTS,
+    BlockCalls,
+    arguments_text,
+    kind_of,
+)
 
 __all__ = ["ANTHROPIC", "TABLE", "AnthropicDecoder", "parse_message", "parse_message_error"]
 
@@ -163,7 +167,7 @@ class _Block(msgspec.Struct):
         return self.signature or ""
 
 
-class _Delta(msgspec.Struct):
+class _Delta(msgspec.Struct, gc=False):
     type: str | None = None
     text: str | None = None
     partial_json: str | None = None
@@ -181,7 +185,7 @@ class _Message(msgspec.Struct):
     error: Any = None
 
 
-class _Event(msgspec.Struct):
+class _Event(msgspec.Struct, gc=False):
     type: str | None = None
     message: _Message | None = None
     index: int | None = None
@@ -205,7 +209,7 @@ _EVENTS = frozenset(
         "error",
     }
 )
-_read_event = TypedEvents(_Event, known=_EVENTS).read
+_decode_event = msgspec.json.Decoder(_Event).decode
 
 
 class AnthropicDecoder(SSEDecoder):
@@ -215,10 +219,7 @@ class AnthropicDecoder(SSEDecoder):
 
     def __init__(self, table: ErrorTable, *, now: datetime) -> None:
         super().__init__(table, now=now)
-        self._tool_indexes: dict[int, int] = {}
-        """From a content block's index to the call's place among the tool calls."""
-        self._argued: set[int] = set()
-        """Tool calls of which arguments have come."""
+        self._calls = BlockCalls()
         self._counts = _Usage()
         self._stop_reason: str | None = None
 
@@ -226,15 +227,18 @@ class AnthropicDecoder(SSEDecoder):
         """
         Read one event; `ping` and unknown events are ignored, as the API's page asks.
         """
-        read = _read_event(event.data)
-        if read is None:
+        try:
+            read = _decode_event(event.data)
+        except msgspec.ValidationError:
+            if kind_of(event.data) in _EVENTS:
+                raise
             return
         if read.type == "content_block_delta":
             self._delta(read, out)
         elif read.type == "content_block_start":
             self._block_start(read, out)
         elif read.type == "content_block_stop":
-            self._block_stop(read, out)
+            self._calls.end(read.index, out)
         elif read.type == "message_start" and read.message is not None:
             self.model = read.message.model or ""
             self._report(read.message.usage, out)
@@ -253,32 +257,18 @@ class AnthropicDecoder(SSEDecoder):
             if delta.text:
                 out.append(TextDelta(delta.text))
         elif delta.type == "input_json_delta":
-            # Blocks of the provider's own tools are no calls for the caller.
-            index = self._tool_indexes.get(read.index or 0)
-            if index is not None and delta.partial_json:
-                self._argued.add(index)
-                out.append(ToolCallDelta(index, "", "", delta.partial_json))
+            self._calls.add(read.index, delta.partial_json or "", out)
         elif delta.thinking or delta.signature:
             out.append(ReasoningDelta(delta.thinking or "", delta.signature or ""))
 
     def _block_start(self, read: _Event, out: list[StreamEvent]) -> None:
         block = read.content_block or _Block()
         if block.type == "tool_use":
-            index = self._tool_indexes.setdefault(read.index or 0, len(self._tool_indexes))
-            out.append(ToolCallDelta(index, block.id or "", block.name or "", ""))
+            self._calls.begin(read.index, block.id or "", block.name or "", out)
         elif block.text:
             out.append(TextDelta(block.text))
         elif block.thinking or block.reasoning_signature():
             out.append(ReasoningDelta(block.thinking or "", block.reasoning_signature()))
-
-    def _block_stop(self, read: _Event, out: list[StreamEvent]) -> None:
-        """
-        Complete a call without arguments, of which no piece came, to the JSON of a whole answer.
-        """
-        index = self._tool_indexes.get(read.index or 0)
-        if index is not None and index not in self._argued:
-            self._argued.add(index)
-            out.append(ToolCallDelta(index, "", "", arguments_text(NO_ARGUMENTS)))
 
     def _message_delta(self, read: _Event, out: list[StreamEvent]) -> None:
         if read.delta is not None and read.delta.stop_reason:

@@ -14,7 +14,9 @@ from typing import Any
 import msgspec
 
 from services.router.domain.text import (
+    LENIENT_SCHEMA,
     REDACTED,
+    TOOL_CALL_SIGNATURE,
     ImagePart,
     ImageURLPart,
     Message,
@@ -114,9 +116,12 @@ def messages_body(call: TextCall) -> dict[str, Any]:
 def unsupported_fields(call: TextCall) -> list[str]:
     """
     Name the fields of the call that the model does not take.
+
+    Structured outputs always hold to their schema
+    (https://platform.claude.com/docs/en/build-with-claude/structured-outputs).
     """
     version = _version(call.model)
-    fields = []
+    fields = call.holds(TOOL_CALL_SIGNATURE, LENIENT_SCHEMA)
     if call.seed is not None:
         fields.append("seed")
     if call.response_schema is not None and version < _SCHEMA_FROM:

@@ -4,7 +4,10 @@ Azure OpenAI and AI Foundry: https://learn.microsoft.com/en-us/azure/foundry/ope
 
 1. The address is the customer's own and used as given; the key goes to its host alone.
 2. A request names a model slug; the deployment of that slug serves it under its own name.
-3. A stream's first chunk may hold no choice, and an error's code is always text.
+3. The address tells the format: chat completions, Responses, images or speech. Images are made
+   from images at `images/edits`, beside a deployment's `images/generations`
+   (https://learn.microsoft.com/en-us/azure/foundry/openai/how-to/dall-e ).
+4. A stream's first chunk may hold no choice, and an error's code is always text.
 """
 
 from __future__ import annotations
@@ -13,8 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
-
-import msgspec
 
 from services.router.domain.media import ImageCall, SpeechCall
 from services.router.domain.outcomes import Billed, Outcome
@@ -33,11 +34,13 @@ from services.router.providers.base import (
 from services.router.providers.classify import ErrorRule, ErrorTable
 from services.router.providers.dialect import JSONDialect
 from services.router.providers.hosts import ANY_HOST, address
-from services.router.providers.media_format import MediaFormats
-from services.router.providers.openai_chat import ChatDecoder, parse_chat, parse_chat_error
+from services.router.providers.media_format import MediaBody, MediaFormats
+from services.router.providers.openai_answer import OpenAIDecoder, parse_openai
+from services.router.providers.openai_chat import parse_chat_error
 from services.router.providers.openai_chat_request import ChatShape, build_chat_body
-from services.router.providers.openai_images import OPENAI_IMAGES, unsupported_image_fields
-from services.router.providers.openai_speech import OPENAI_SPEECH
+from services.router.providers.openai_images import OPENAI_IMAGES, build_images
+from services.router.providers.openai_responses_request import build_responses_body
+from services.router.providers.openai_speech import OPENAI_SPEECH, build_speech
 from services.router.providers.probe import FreeCallFinding, KeyProbe, ProbePlan
 from services.shared.errors import FieldViolation
 
@@ -124,14 +127,6 @@ _MEDIA_PLAN = replace(_PLAN, generates=False)
 """An image would cost more than a test may: the resource's own answer has to do."""
 
 
-def _unsupported_image(call: ImageCall) -> list[str]:
-    """
-    Name what OpenAI's API lacks, and editing: a deployment's address is that of generations.
-    """
-    fields = unsupported_image_fields(call)
-    return [*fields, "images"] if call.images and "images" not in fields else fields
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AzureDialect(JSONDialect):
     """
@@ -144,7 +139,7 @@ class AzureDialect(JSONDialect):
 
         Raises:
             CredentialMalformedError: The credential cannot be read.
-            ProviderError: It has no such deployment.
+            ProviderError: It has no such deployment, or one whose format lacks a field.
             UnsupportedParameterError: The call sets a field that `unsupported` names.
         """
         self.refuse_unsupported(call)
@@ -156,15 +151,23 @@ class AzureDialect(JSONDialect):
                 billed=Billed.NOT_SENT,
                 retryable=False,
             )
-        headers = {**_headers(deployment), "content-type": "application/json"}
-        url = address(base_url, deployment.host) + deployment.target
-        if isinstance(call, ImageCall | SpeechCall):
-            # The slug tells the model's family, the deployment's own name goes into the body.
-            fields = msgspec.json.decode(self.media_body(call).data)
-            body = msgspec.json.encode({**fields, "model": deployment.model_id})
-        else:
-            body = _chat_body(self.text_call(call), deployment)
-        return HTTPRequest("POST", url, headers, body)
+        made = self._body(call, deployment)
+        edits = isinstance(call, ImageCall) and call.images
+        target = deployment.edits_target if edits else deployment.target
+        headers = {**_headers(deployment), "content-type": made.content_type}
+        return HTTPRequest("POST", address(base_url, deployment.host) + target, headers, made.data)
+
+    def _body(self, call: Call, deployment: Deployment) -> MediaBody:
+        """
+        Build a body: the slug tells the model's family, the deployment's own name goes into it.
+        """
+        if isinstance(call, ImageCall):
+            return build_images(call, name=deployment.model_id)
+        if isinstance(call, SpeechCall):
+            return build_speech(call, name=deployment.model_id)
+        text = self.text_call(call)
+        build = _responses_body if deployment.responds else _chat_body
+        return MediaBody(deployment.target, "application/json", build(text, deployment))
 
     def probe(
         self, credential: Credential, *, base_url: str, models: tuple[str, ...] = ()
@@ -192,10 +195,10 @@ class AzureDialect(JSONDialect):
             free_call = HTTPRequest("GET", url, _headers(deployment))
             probe = KeyProbe(
                 self,
-                _PLAN if deployment.chats else _MEDIA_PLAN,
+                _PLAN if deployment.writes else _MEDIA_PLAN,
                 credential,
                 base_url=base_url,
-                free_call=None if resource in asked and deployment.chats else free_call,
+                free_call=None if resource in asked and deployment.writes else free_call,
                 models=(deployment.model_slug,),
             )
             asked.add(resource)
@@ -212,6 +215,27 @@ def _chat_body(call: TextCall, deployment: Deployment) -> bytes:
         returns_reasoning=False,
     )
     return build_chat_body(replace(call, model=deployment.model_id), shape=shape)
+
+
+def _responses_body(call: TextCall, deployment: Deployment) -> bytes:
+    """
+    Build the body of a Responses call.
+
+    Raises:
+        ProviderError: The call sets a field that this format lacks.
+    """
+    for field, value in (("seed", call.seed), ("stop", call.stop)):
+        if value not in (None, ()):
+            raise ProviderError(
+                outcome=Outcome.INVALID_REQUEST,
+                safe_message=f"the deployment of {deployment.model_slug} is one of Responses, "
+                f"which do not know {field}: leave it out, or give the deployment's address of "
+                "chat completions",
+                billed=Billed.NOT_SENT,
+                retryable=False,
+            )
+    effort = call.reasoning_effort if _own_fields(call) else None
+    return build_responses_body(replace(call, model=deployment.model_id, reasoning_effort=effort))
 
 
 class _AzureProbe:
@@ -286,10 +310,8 @@ AZURE = AzureDialect(
     default_base_url=ANY_HOST,
     table=ErrorTable(title="Azure", rules=_RULES),
     unsupported_fields=_unsupported,
-    parse_answer=parse_chat,
+    parse_answer=parse_openai,
     parse_refusal=parse_chat_error,
-    make_decoder=ChatDecoder,
-    media=MediaFormats(
-        image=replace(OPENAI_IMAGES, unsupported=_unsupported_image), speech=OPENAI_SPEECH
-    ),
+    make_decoder=OpenAIDecoder,
+    media=MediaFormats(image=OPENAI_IMAGES, speech=OPENAI_SPEECH),
 )

@@ -27,7 +27,11 @@ DOMAINS = (".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.az
 _SLUG = re.compile(r"[a-z0-9][\w.-]*/[\w.:-]{1,128}")
 _MODEL_ID = re.compile(r"[\w.-]{1,64}")
 _CHAT = "/chat/completions"
-_MEDIA = ("/images/generations", "/audio/speech")
+_RESPONSES = "/responses"
+"""https://learn.microsoft.com/en-us/azure/foundry/openai/how-to/responses"""
+_GENERATIONS = "/images/generations"
+_EDITS = "/images/edits"
+_MEDIA = (_GENERATIONS, "/audio/speech")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,11 +56,18 @@ class Deployment:
         return urlsplit(self.endpoint_url).hostname or ""
 
     @property
-    def chats(self) -> bool:
+    def writes(self) -> bool:
         """
         Tell whether its address is one for text, by its path.
         """
-        return urlsplit(self.endpoint_url).path.endswith(_CHAT)
+        return urlsplit(self.endpoint_url).path.endswith((_CHAT, _RESPONSES))
+
+    @property
+    def responds(self) -> bool:
+        """
+        Tell whether its address is one of the Responses format.
+        """
+        return urlsplit(self.endpoint_url).path.endswith(_RESPONSES)
 
     @property
     def target(self) -> str:
@@ -64,6 +75,14 @@ class Deployment:
         Path and query of the address.
         """
         return self.endpoint_url.removeprefix(f"https://{self.host}")
+
+    @property
+    def edits_target(self) -> str:
+        """
+        Path and query that images made from images are asked for at: beside the generations.
+        """
+        path, mark, query = self.target.partition("?")
+        return path.removesuffix(_GENERATIONS) + _EDITS + mark + query
 
 
 def _slug_fault(value: str) -> str:
@@ -76,8 +95,8 @@ def _endpoint_fault(value: str) -> str:
         return "must be a plain https address, without user, port or fragment"
     if not host.endswith(DOMAINS) or host.startswith("."):
         return f"must be on one of Azure's domains, *{', *'.join(DOMAINS)}"
-    if not urlsplit(value).path.endswith((_CHAT, *_MEDIA)):
-        return f"must be the whole address, up to {_CHAT}, {' or '.join(_MEDIA)}"
+    if not urlsplit(value).path.endswith((_CHAT, _RESPONSES, *_MEDIA)):
+        return f"must be the whole address, up to {_CHAT}, {_RESPONSES}, {' or '.join(_MEDIA)}"
     return ""
 
 

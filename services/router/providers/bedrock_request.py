@@ -16,6 +16,8 @@ from typing import Any
 import msgspec
 
 from services.router.domain.text import (
+    LENIENT_SCHEMA,
+    TOOL_CALL_SIGNATURE,
     ImagePart,
     ImageURLPart,
     Message,
@@ -89,7 +91,9 @@ def unsupported_fields(call: TextCall) -> list[str]:
     if claude is not None:
         fields = anthropic_request.unsupported_fields(replace(call, model=claude[1]))
     else:
-        fields = ["seed"] if call.seed is not None else []
+        fields = call.holds(TOOL_CALL_SIGNATURE, LENIENT_SCHEMA)
+        if call.seed is not None:
+            fields.append("seed")
         if not _effort_fits(call.model, call.reasoning_effort):
             fields.append("reasoning_effort")
         if call.top_k is not None:

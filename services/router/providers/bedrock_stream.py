@@ -5,7 +5,11 @@ Reads what Bedrock's runtime answers, whole and as binary event streams.
 1. Converse and ConverseStream:
    https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStream.html .
    Usage comes in `metadata`, after `messageStop`, and is the end.
-2. InvokeModel of Anthropic's models: each `chunk` holds one event of the Messages API as base64.
+2. InvokeModel: each `chunk` holds, as base64, an event of the Messages API where the model is
+   Anthropic's, one of ConverseStream where it is Amazon's
+   (https://docs.aws.amazon.com/nova/latest/userguide/using-invoke-api.html ). It is read, not
+   sent: Converse reaches every model that writes text, under the same two permissions, and recorded
+   exchanges of either operation hold this decoder.
 3. A failure after status 200 is a message of the type `exception`.
 4. Input tokens exclude what was read from and written to the cache; `Usage` includes both.
 """
@@ -26,7 +30,6 @@ from services.router.domain.text import (
     StreamEvent,
     TextDelta,
     ToolCall,
-    ToolCallDelta,
     Usage,
     UsageReport,
 )
@@ -43,12 +46,21 @@ from services.router.providers.classify import (
 from services.router.providers.event_stream import BROKEN, EventStreamParser
 from services.router.providers.sse import SSEEvent
 from services.router.providers.sse_decoder import HTTP_OK, SSEDecoder
-from services.router.providers.typed_events import NO_ARGUMENTS, arguments_text
+from services.router.providers.typed_events import (
+    NO_ARGUMENTS,
+    BlockCalls,
+    arguments_text,
+    kind_of,
+)
 
 __all__ = ["BedrockDecoder", "parse_answer", "parse_refusal"]
 
 _DELTA = b"event/contentBlockDelta"
 """Nearly all messages of a stream."""
+
+_SERVER_TOOL = "server_tool_use"
+"""A call that Bedrock answers itself:
+https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ToolUseBlock.html ."""
 
 _FINISH_REASONS = {
     # https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_MessageStopEvent.html
@@ -63,7 +75,7 @@ _FINISH_REASONS = {
 }
 
 
-class _ReasoningText(msgspec.Struct):
+class _ReasoningText(msgspec.Struct, gc=False):
     text: str | None = None
     signature: str | None = None
 
@@ -92,33 +104,34 @@ class _ToolUse(msgspec.Struct, rename="camel"):
     tool_use_id: str | None = None
     name: str | None = None
     input: msgspec.Raw = NO_ARGUMENTS
+    type: str | None = None
 
 
-class _Block(msgspec.Struct, rename="camel"):
+class _Block(msgspec.Struct, rename="camel", gc=False):
     text: str | None = None
     tool_use: _ToolUse | None = None
     reasoning_content: _Reasoning | None = None
 
 
-class _ToolInput(msgspec.Struct):
+class _ToolInput(msgspec.Struct, gc=False):
     input: str | None = None
 
 
-class _Delta(msgspec.Struct, rename="camel"):
+class _Delta(msgspec.Struct, rename="camel", gc=False):
     text: str | None = None
     tool_use: _ToolInput | None = None
     reasoning_content: _Reasoning | None = None
 
 
-class _Message(msgspec.Struct):
+class _Message(msgspec.Struct, gc=False):
     content: list[_Block] | None = None
 
 
-class _Output(msgspec.Struct):
+class _Output(msgspec.Struct, gc=False):
     message: _Message | None = None
 
 
-class _Usage(msgspec.Struct, rename="camel"):
+class _Usage(msgspec.Struct, rename="camel", gc=False):
     input_tokens: int | None = None
     output_tokens: int | None = None
     cache_read_input_tokens: int | None = None
@@ -138,7 +151,7 @@ class _Usage(msgspec.Struct, rename="camel"):
         )
 
 
-class _Answer(msgspec.Struct, rename="camel"):
+class _Answer(msgspec.Struct, rename="camel", gc=False):
     output: _Output | None = None
     stop_reason: str | None = None
     usage: _Usage | None = None
@@ -148,7 +161,7 @@ class _Start(msgspec.Struct, rename="camel"):
     tool_use: _ToolUse | None = None
 
 
-class _Event(msgspec.Struct, rename="camel"):
+class _Event(msgspec.Struct, rename="camel", gc=False):
     """
     Every event of ConverseStream, and the `chunk` of InvokeModelWithResponseStream.
     """
@@ -161,6 +174,10 @@ class _Event(msgspec.Struct, rename="camel"):
     bytes: str | None = None
 
 
+_NAMES = frozenset(
+    {"contentBlockStart", "contentBlockDelta", "contentBlockStop", "messageStop", "metadata"}
+)
+_decode_named = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 
@@ -175,10 +192,7 @@ class BedrockDecoder(SSEDecoder):
         self.parser = EventStreamParser()
         self._messages = AnthropicDecoder(table, now=now)
         """Reads what stands inside the chunks of an Anthropic model."""
-        self._tool_indexes: dict[int, int] = {}
-        """From a content block's index to the call's place among the tool calls."""
-        self._argued: set[int] = set()
-        """Tool calls of which arguments have come."""
+        self._calls = BlockCalls()
         self._stop_reason = ""
 
     def read_event(self, event: SSEEvent, out: list[StreamEvent]) -> None:
@@ -196,7 +210,7 @@ class BedrockDecoder(SSEDecoder):
         if name == b"contentBlockStart":
             self._block_start(_decode_event(event.data), out)
         elif name == b"contentBlockStop":
-            self._block_stop(_decode_event(event.data), out)
+            self._calls.end(_decode_event(event.data).content_block_index, out)
         elif name == b"messageStop":
             self._stop_reason = _decode_event(event.data).stop_reason or ""
         elif name == b"metadata":
@@ -211,28 +225,16 @@ class BedrockDecoder(SSEDecoder):
         if delta.text:
             out.append(TextDelta(delta.text))
         if delta.tool_use is not None and delta.tool_use.input:
-            index = self._tool_indexes.get(read.content_block_index or 0, 0)
-            self._argued.add(index)
-            out.append(ToolCallDelta(index, "", "", delta.tool_use.input))
+            self._calls.add(read.content_block_index, delta.tool_use.input, out)
         reasoning = delta.reasoning_content
         if reasoning is not None and (reasoning.text or reasoning.proof()):
             out.append(ReasoningDelta(reasoning.text or "", reasoning.proof()))
 
     def _block_start(self, read: _Event, out: list[StreamEvent]) -> None:
         tool = None if read.start is None else read.start.tool_use
-        if tool is not None:
-            place = len(self._tool_indexes)
-            index = self._tool_indexes.setdefault(read.content_block_index or 0, place)
-            out.append(ToolCallDelta(index, tool.tool_use_id or "", tool.name or "", ""))
-
-    def _block_stop(self, read: _Event, out: list[StreamEvent]) -> None:
-        """
-        Complete a call without arguments, of which no piece came, to the JSON of a whole answer.
-        """
-        index = self._tool_indexes.get(read.content_block_index or 0)
-        if index is not None and index not in self._argued:
-            self._argued.add(index)
-            out.append(ToolCallDelta(index, "", "", arguments_text(NO_ARGUMENTS)))
+        if tool is not None and tool.type != _SERVER_TOOL:
+            name = tool.name or ""
+            self._calls.begin(read.content_block_index, tool.tool_use_id or "", name, out)
 
     def _metadata(self, read: _Event, out: list[StreamEvent]) -> None:
         if read.usage is not None:
@@ -242,11 +244,19 @@ class BedrockDecoder(SSEDecoder):
             self.end(_FINISH_REASONS.get(self._stop_reason, FinishReason.OTHER), out)
 
     def _chunk(self, read: _Event, out: list[StreamEvent]) -> None:
+        """
+        Read what a model wrote itself: Amazon's say each event's name and body, others its type.
+        """
         try:
             data = base64.b64decode(read.bytes or "", validate=True)
         except binascii.Error:
             raise broken(self.table, http_status=HTTP_OK, cut=False, usage=self.usage) from None
-        self.read_by(self._messages, SSEEvent(b"", data), out)
+        if kind_of(data) is not None:
+            self.read_by(self._messages, SSEEvent(b"", data), out)
+            return
+        for name, body in _decode_named(data).items():
+            if name in _NAMES:
+                self.read_event(SSEEvent(b"event/" + name.encode(), bytes(body)), out)
 
     def stray_error(self, stray: bytes) -> ErrorFacts | None:  # noqa: ARG002 - a hook
         """
@@ -276,20 +286,32 @@ def parse_answer(
     message = answer.output.message
     if message is None or message.content is None or not answer.stop_reason:
         raise broken(table, http_status=status, cut=False, usage=usage)
-    reasoning = [b.reasoning_content for b in message.content if b.reasoning_content is not None]
+    return _completion(message.content, answer.stop_reason, usage)
+
+
+def _completion(content: list[_Block], stop_reason: str, usage: Usage | None) -> Completion:
+    texts: list[str] = []
+    thoughts: list[str] = []
+    proofs: list[str] = []
+    calls: list[ToolCall] = []
+    for block in content:
+        if block.text:
+            texts.append(block.text)
+        reasoning, tool = block.reasoning_content, block.tool_use
+        if reasoning is not None:
+            thoughts.append((reasoning.reasoning_text or _ReasoningText()).text or "")
+            proofs.append(reasoning.proof())
+        if tool is not None and tool.type != _SERVER_TOOL:
+            arguments = arguments_text(tool.input)
+            calls.append(ToolCall(tool.tool_use_id or "", tool.name or "", arguments))
     # A signature proves one block: it is worthless over several that were joined.
-    proofs = [block.proof() for block in reasoning if block.proof()]
-    texts = [block.reasoning_text for block in reasoning if block.reasoning_text is not None]
+    signatures = [proof for proof in proofs if proof]
     return Completion(
-        text="".join(block.text or "" for block in message.content),
-        reasoning="".join(text.text or "" for text in texts),
-        reasoning_signature=proofs[0] if len(proofs) == 1 else "",
-        tool_calls=tuple(
-            ToolCall(tool.tool_use_id or "", tool.name or "", arguments_text(tool.input))
-            for tool in (block.tool_use for block in message.content)
-            if tool is not None
-        ),
-        finish_reason=_FINISH_REASONS.get(answer.stop_reason, FinishReason.OTHER),
+        text="".join(texts),
+        reasoning="".join(thoughts),
+        reasoning_signature=signatures[0] if len(signatures) == 1 else "",
+        tool_calls=tuple(calls),
+        finish_reason=_FINISH_REASONS.get(stop_reason, FinishReason.OTHER),
         usage=usage,
         # The answer does not name its model.
         model="",

@@ -17,10 +17,19 @@ from functools import partial
 from typing import Any
 
 from services.router.domain.outcomes import Outcome
-from services.router.domain.text import ImagePart, ImageURLPart, ReasoningEffort, TextCall
+from services.router.domain.text import (
+    REASONING_SIGNATURE,
+    TOOL_CALL_SIGNATURE,
+    TOOL_RESULT_FAILED,
+    ImagePart,
+    ImageURLPart,
+    ReasoningEffort,
+    TextCall,
+)
 from services.router.providers.classify import ErrorRule, ErrorTable, decode_object
 from services.router.providers.dialect import HTTPDialect
-from services.router.providers.openai_chat import ChatDecoder, parse_chat, parse_chat_error
+from services.router.providers.openai_answer import OpenAIDecoder, parse_openai
+from services.router.providers.openai_chat import parse_chat_error
 from services.router.providers.openai_chat_request import ChatShape, bearer, build_chat_body
 from services.router.providers.probe import FreeCallFinding, ProbePlan
 
@@ -76,7 +85,7 @@ def _unsupported(call: TextCall) -> list[str]:
 
     https://api-docs.deepseek.com/guides/json_mode knows `json_object` alone.
     """
-    fields = []
+    fields = call.holds(TOOL_RESULT_FAILED, TOOL_CALL_SIGNATURE, REASONING_SIGNATURE)
     parts = (part for message in call.messages for part in message.parts)
     if any(isinstance(part, ImagePart | ImageURLPart) for part in parts):
         fields.append("messages.image")
@@ -134,9 +143,9 @@ DEEPSEEK = HTTPDialect(
     default_base_url="https://api.deepseek.com",
     path=lambda _: "/chat/completions",
     headers=bearer,
-    parse_answer=parse_chat,
+    parse_answer=parse_openai,
     parse_refusal=parse_chat_error,
-    make_decoder=ChatDecoder,
+    make_decoder=OpenAIDecoder,
     table=ErrorTable(title="DeepSeek", rules=_RULES),
     build_body=partial(build_chat_body, shape=_SHAPE),
     probe_plan=ProbePlan(

@@ -10,7 +10,7 @@ before it. Both checksums are checked, and nothing that fails them is read.
 from __future__ import annotations
 
 import struct
-import zlib
+from zlib import crc32
 
 from services.router.providers.sse import SSEEvent
 
@@ -23,11 +23,13 @@ BROKEN = SSEEvent(b"broken", b"")
 """Stands where the stream stopped being readable."""
 
 _PRELUDE = struct.Struct(">III")
+_PRELUDE_BYTES = _PRELUDE.size
 _LENGTHS_BYTES = 8
 _CHECKSUM_BYTES = 4
+_checksum_of = struct.Struct(">I").unpack_from
 _KNOWN_MAX = 256
 """How many kinds and lengths are remembered."""
-_MESSAGE_BYTES_MIN = _PRELUDE.size + _CHECKSUM_BYTES
+_MESSAGE_BYTES_MIN = _PRELUDE_BYTES + _CHECKSUM_BYTES
 _STRING = 7
 _VALUE_BYTES = {0: 0, 1: 0, 2: 1, 3: 2, 4: 4, 5: 8, 8: 8, 9: 16}
 """Bytes of a header's value by its type; types 6 and 7 carry their length."""
@@ -49,7 +51,7 @@ class EventStreamParser:
 
     def __init__(self) -> None:
         self._held = bytearray()
-        self._needed = _PRELUDE.size
+        self._needed = _PRELUDE_BYTES
         """Bytes without which nothing more can be read."""
         self._broken = False
         self._names: dict[bytes, bytes] = {}
@@ -70,9 +72,11 @@ class EventStreamParser:
             data = bytes(self._held)
             self._held.clear()
         events: list[SSEEvent] = []
-        start, end, self._needed = 0, len(data), _PRELUDE.size
-        while end - start >= _PRELUDE.size:
-            size, header_bytes = self._lengths(data[start : start + _PRELUDE.size])
+        start, end, self._needed = 0, len(data), _PRELUDE_BYTES
+        preludes = self._preludes
+        while end - start >= _PRELUDE_BYTES:
+            prelude = data[start : start + _PRELUDE_BYTES]
+            size, header_bytes = preludes.get(prelude) or self._lengths(prelude)
             if end - start < size:
                 self._needed = size
                 break
@@ -90,11 +94,8 @@ class EventStreamParser:
         """
         Give the length of a message and of its headers; twice 0 where they cannot be right.
         """
-        known = self._preludes.get(prelude)
-        if known is not None:
-            return known
         size, header_bytes, checksum = _PRELUDE.unpack(prelude)
-        if zlib.crc32(prelude[:_LENGTHS_BYTES]) != checksum:
+        if crc32(prelude[:_LENGTHS_BYTES]) != checksum:
             return 0, 0
         if not _MESSAGE_BYTES_MIN + header_bytes <= size <= MESSAGE_BYTES_MAX:
             return 0, 0
@@ -103,20 +104,27 @@ class EventStreamParser:
         return size, header_bytes
 
     def _message(self, message: bytes, header_bytes: int) -> SSEEvent:
-        body_end = len(message) - _CHECKSUM_BYTES
-        if zlib.crc32(message[:body_end]) != int.from_bytes(message[body_end:]):
+        (checksum,) = _checksum_of(message, len(message) - _CHECKSUM_BYTES)
+        if crc32(message[:-_CHECKSUM_BYTES]) != checksum:
             return BROKEN
-        payload_start = _PRELUDE.size + header_bytes
-        headers = message[_PRELUDE.size : payload_start]
-        name = self._names.get(headers)
-        if name is None:
-            try:
-                name = _name(headers)
-            except (KeyError, IndexError, struct.error):
-                return BROKEN
-            if len(self._names) < _KNOWN_MAX:
-                self._names[headers] = name
-        return SSEEvent(name, message[payload_start:body_end])
+        payload_start = _PRELUDE_BYTES + header_bytes
+        headers = message[_PRELUDE_BYTES:payload_start]
+        name = self._names.get(headers) or self._read_name(headers)
+        if not name:
+            return BROKEN
+        return SSEEvent(name, message[payload_start:-_CHECKSUM_BYTES])
+
+    def _read_name(self, headers: bytes) -> bytes:
+        """
+        Read a message's name out of its headers; empty where they cannot be read.
+        """
+        try:
+            name = _name(headers)
+        except (KeyError, IndexError, struct.error):
+            return b""
+        if len(self._names) < _KNOWN_MAX:
+            self._names[headers] = name
+        return name
 
     def finish(self) -> list[SSEEvent]:
         """

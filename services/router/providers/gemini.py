@@ -170,24 +170,44 @@ class _Candidate(msgspec.Struct, rename="camel"):
     finish_reason: str | None = None
 
 
+class _ModalityCount(msgspec.Struct, rename="camel"):
+    """
+    Tokens of one modality, https://ai.google.dev/api/generate-content#ModalityTokenCount .
+    """
+
+    modality: str | None = None
+    token_count: int | None = None
+
+
 class _Usage(msgspec.Struct, rename="camel"):
     prompt_token_count: int | None = None
     candidates_token_count: int | None = None
     thoughts_token_count: int | None = None
     cached_content_token_count: int | None = None
     tool_use_prompt_token_count: int | None = None
+    prompt_tokens_details: list[_ModalityCount] | None = None
+    cache_tokens_details: list[_ModalityCount] | None = None
+    candidates_tokens_details: list[_ModalityCount] | None = None
 
     def normalised(self) -> Usage:
         """
-        Add thoughts to the output and what the provider's own tools read to the input.
+        Add thoughts to the output and what the provider's own tools read to the input; of sound in
+        the prompt, what was cached counts as cached.
         """
+        heard = _sound(self.prompt_tokens_details) - _sound(self.cache_tokens_details)
         thoughts = self.thoughts_token_count or 0
         return Usage(
             input_tokens=(self.prompt_token_count or 0) + (self.tool_use_prompt_token_count or 0),
             output_tokens=(self.candidates_token_count or 0) + thoughts,
             cached_input_tokens=self.cached_content_token_count or 0,
             reasoning_tokens=thoughts,
+            audio_input_tokens=max(0, heard),
+            audio_output_tokens=_sound(self.candidates_tokens_details),
         )
+
+
+def _sound(counts: list[_ModalityCount] | None) -> int:
+    return sum(count.token_count or 0 for count in counts or () if count.modality == "AUDIO")
 
 
 class _PromptFeedback(msgspec.Struct, rename="camel"):

@@ -14,6 +14,8 @@ from typing import Any
 import msgspec
 
 from services.router.domain.text import (
+    EARLIER_REASONING,
+    LENIENT_SCHEMA,
     ImagePart,
     ImageURLPart,
     Message,
@@ -99,8 +101,11 @@ def _calling(choice: ToolChoice) -> dict[str, Any]:
 def unsupported_fields(call: TextCall) -> list[str]:
     """
     Name the fields of the call that the API or the model does not take.
+
+    Earlier reasoning is not taken back, but for the signatures of the calls that came of it; an
+    answer always holds to its schema (https://ai.google.dev/gemini-api/docs/structured-output).
     """
-    fields = []
+    fields = call.holds(EARLIER_REASONING, LENIENT_SCHEMA)
     parts = (part for message in call.messages for part in message.parts)
     if any(isinstance(part, ImageURLPart) for part in parts):
         fields.append("messages.image_url")
@@ -166,17 +171,17 @@ def _contents(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
     turns: list[dict[str, Any]] = []
     for message in messages:
         role = "model" if message.role is Role.ASSISTANT else "user"
-        parts = [part for part in (_part(part, names) for part in message.parts) if part]
+        parts = [_part(part, names) for part in message.parts]
         if turns and turns[-1]["role"] == role:
             turns[-1]["parts"] += parts
-        elif parts:
+        else:
             turns.append({"role": role, "parts": parts})
     return turns
 
 
 def _part(part: Part, names: dict[str, str]) -> dict[str, Any]:
     """
-    Give one part; earlier reasoning is left out, its proof travels with the tool calls.
+    Give one part; the proof of earlier reasoning travels with the tool calls.
     """
     if isinstance(part, TextPart):
         return {"text": part.text}
@@ -194,7 +199,7 @@ def _part(part: Part, names: dict[str, str]) -> dict[str, Any]:
         name = names.get(part.tool_call_id, part.tool_call_id)
         result = {"error" if part.failed else "result": part.content}
         return {"functionResponse": {"name": name, "response": result}}
-    return {}
+    raise TypeError(f"a {type(part).__name__} has no place in a turn")
 
 
 def _arguments(call: ToolCall) -> dict[str, Any]:

@@ -9,7 +9,13 @@ import re
 from typing import Any
 
 from services.router.domain.outcomes import Outcome
-from services.router.domain.text import ReasoningEffort, TextCall
+from services.router.domain.text import (
+    EARLIER_REASONING,
+    TOOL_CALL_SIGNATURE,
+    TOOL_RESULT_FAILED,
+    ReasoningEffort,
+    TextCall,
+)
 from services.router.providers.classify import ErrorRule, ErrorTable, decode_object
 from services.router.providers.dialect import HTTPDialect
 from services.router.providers.media_format import MediaFormats
@@ -183,18 +189,22 @@ def unsupported_fields(call: TextCall) -> list[str]:
     """
     Name what reasoning models refuse, https://developers.openai.com/docs/guides/reasoning .
 
-    Sampling is theirs to set, unless thinking is switched off; `stop` is not known to them.
+    Sampling is theirs to set, unless thinking is switched off; `stop` is not known to them. Of
+    earlier turns neither the failure of a tool has a field, nor reasoning, which Responses takes
+    back only as what OpenAI itself sealed.
     """
-    fields = ["top_k"] if call.top_k is not None else []
-    if call.seed is not None and needs_responses(call.model):
-        fields.append("seed")
+    fields = call.holds(TOOL_RESULT_FAILED, TOOL_CALL_SIGNATURE, EARLIER_REASONING)
+    if call.top_k is not None:
+        fields.append("top_k")
+    if needs_responses(call.model):
+        fields += [name for name in ("seed", "stop") if getattr(call, name) not in (None, ())]
     if is_reasoning(call.model):
         thinking = call.reasoning_effort is not ReasoningEffort.NONE
         if thinking and call.temperature not in (None, 1):
             fields.append("temperature")
         if thinking and call.top_p not in (None, 1):
             fields.append("top_p")
-        if call.stop:
+        if call.stop and "stop" not in fields:
             fields.append("stop")
     if call.reasoning_effort is not None and not _effort_fits(call.model, call.reasoning_effort):
         fields.append("reasoning_effort")

@@ -38,16 +38,17 @@ from services.router.providers.classify import (
 from services.router.providers.sse import SSEEvent
 from services.router.providers.sse_decoder import HTTP_OK, SSEDecoder
 
-__all__ = ["ChatDecoder", "error_facts", "parse_chat", "parse_chat_error"]
+__all__ = ["ChatDecoder", "error_facts", "nano_usd", "parse_chat", "parse_chat_error"]
 
 _DONE = b"[DONE]"
 
+_FILTERED = "content_filter"
 _FINISH_REASONS = {
     "stop": FinishReason.STOP,
     "length": FinishReason.LENGTH,
     "tool_calls": FinishReason.TOOL_CALLS,
     "function_call": FinishReason.TOOL_CALLS,
-    "content_filter": FinishReason.CONTENT_FILTER,
+    _FILTERED: FinishReason.CONTENT_FILTER,
 }
 
 _FINISH_ERROR = "error"
@@ -108,10 +109,12 @@ class _Choice(msgspec.Struct):
 class _InputDetails(msgspec.Struct):
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
+    audio_tokens: int | None = None
 
 
 class _OutputDetails(msgspec.Struct):
     reasoning_tokens: int | None = None
+    audio_tokens: int | None = None
 
 
 class _Usage(msgspec.Struct):
@@ -130,16 +133,15 @@ class _Usage(msgspec.Struct):
         """
         inputs = self.prompt_tokens_details or _InputDetails()
         outputs = self.completion_tokens_details or _OutputDetails()
-        cost = None
-        if self.cost is not None:
-            cost = int((self.cost * _NANO).to_integral_value(ROUND_CEILING))
         return Usage(
             input_tokens=self.prompt_tokens or 0,
             output_tokens=self.completion_tokens or 0,
             cached_input_tokens=inputs.cached_tokens or self.prompt_cache_hit_tokens or 0,
             cache_write_tokens=inputs.cache_write_tokens or 0,
             reasoning_tokens=outputs.reasoning_tokens or 0,
-            provider_cost_nano_usd=cost,
+            audio_input_tokens=inputs.audio_tokens or 0,
+            audio_output_tokens=outputs.audio_tokens or 0,
+            provider_cost_nano_usd=nano_usd(self.cost),
         )
 
 
@@ -172,6 +174,7 @@ class ChatDecoder(SSEDecoder):
         super().__init__(table, now=now)
         self._finish_reason: FinishReason | None = None
         self._refused = False
+        self._called = False
 
     def read_event(self, event: SSEEvent, out: list[StreamEvent]) -> None:
         """
@@ -210,13 +213,16 @@ class ChatDecoder(SSEDecoder):
             if reasoning or signature:
                 out.append(ReasoningDelta(reasoning, signature))
             for call in delta.calls():
+                self._called = True
                 function = call.function or _Function()
                 name, arguments = function.name or "", function.arguments or ""
                 out.append(ToolCallDelta(call.index or 0, call.id or "", name, arguments))
         if choice.finish_reason == _FINISH_ERROR:
             raise self.error(_inside({"code": _FINISH_ERROR}, self.usage))
         if choice.finish_reason:
-            self._finish_reason = _finish_reason(choice.finish_reason, refused=self._refused)
+            self._finish_reason = _finish_reason(
+                choice.finish_reason, refused=self._refused, called=self._called
+            )
 
     def _done(self, out: list[StreamEvent]) -> None:
         if self._finish_reason is None:
@@ -260,15 +266,20 @@ def parse_chat(
     if error is not None:
         facts = _inside(error, usage, headers)
         raise classify(table, facts, http_status=status, now=now)
-    if choice.message is None or not choice.finish_reason:
+    # Azure leaves the message out of an answer that its filter held back whole.
+    filtered = choice.finish_reason == _FILTERED
+    if not choice.finish_reason or (choice.message is None and not filtered):
         raise broken(table, http_status=status, cut=False, usage=usage)
-    message = choice.message
+    message = choice.message or _Message()
+    calls = tuple(_tool_call(call) for call in message.calls())
     return Completion(
         text=message.content or message.refusal or "",
         reasoning=message.reasoning or message.reasoning_content or "",
         reasoning_signature=_signature(message),
-        tool_calls=tuple(_tool_call(call) for call in message.calls()),
-        finish_reason=_finish_reason(choice.finish_reason, refused=bool(message.refusal)),
+        tool_calls=calls,
+        finish_reason=_finish_reason(
+            choice.finish_reason, refused=bool(message.refusal), called=bool(calls)
+        ),
         usage=usage,
         model=answer.model or "",
     )
@@ -324,6 +335,13 @@ def error_facts(
     )
 
 
+def nano_usd(cost: Decimal | None) -> int | None:
+    """
+    Give a cost in USD as nano-USD, rounded up.
+    """
+    return None if cost is None else int((cost * _NANO).to_integral_value(ROUND_CEILING))
+
+
 def _status_of(code: object) -> int | None:
     """
     Read a code that stands for a status, which only what came inside an answer needs.
@@ -338,10 +356,15 @@ def _inside(
     return error_facts(error, status=HTTP_OK, headers=headers, inside_answer=True, usage=usage)
 
 
-def _finish_reason(word: str, *, refused: bool) -> FinishReason:
+def _finish_reason(word: str, *, refused: bool, called: bool) -> FinishReason:
+    """
+    Give the reason for an end; that of a call which was asked for by name is told as `stop`
+    (https://developers.openai.com/docs/guides/function-calling ).
+    """
     if refused:
         return FinishReason.CONTENT_FILTER
-    return _FINISH_REASONS.get(word, FinishReason.OTHER)
+    reason = _FINISH_REASONS.get(word, FinishReason.OTHER)
+    return FinishReason.TOOL_CALLS if called and reason is FinishReason.STOP else reason
 
 
 def _signature(message: _Message) -> str:

@@ -25,7 +25,7 @@ from services.router.providers.media_format import HTTP_OK, ImageFormat, MediaBo
 from services.router.providers.multipart import FormFile, form_data
 from services.router.providers.openai_chat import error_facts
 
-__all__ = ["OPENAI_IMAGES", "build_images", "parse_openai_images", "unsupported_image_fields"]
+__all__ = ["OPENAI_IMAGES", "build_images", "parse_openai_images"]
 
 _GENERATIONS = "/v1/images/generations"
 _EDITS = "/v1/images/edits"
@@ -85,7 +85,7 @@ class _Answer(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Answer).decode
 
 
-def unsupported_image_fields(call: ImageCall) -> list[str]:
+def _unsupported(call: ImageCall) -> list[str]:
     """
     Name what the API lacks: a seed, and for DALL-E models another format than PNG, and editing.
     """
@@ -100,11 +100,15 @@ def unsupported_image_fields(call: ImageCall) -> list[str]:
     return fields
 
 
-def build_images(call: ImageCall) -> MediaBody:
+def build_images(call: ImageCall, *, name: str = "") -> MediaBody:
     """
     Build the request of a call.
+
+    Args:
+        call: What to make; its model tells the family.
+        name: What the model is called where requests go; empty for its own name.
     """
-    fields: dict[str, Any] = {"model": call.model, "prompt": call.prompt, "n": call.count}
+    fields: dict[str, Any] = {"model": name or call.model, "prompt": call.prompt, "n": call.count}
     if call.size:
         fields["size"] = call.size
     if call.quality:
@@ -172,6 +176,4 @@ def _is_by_the_image(call: ImageCall) -> bool:
     return call.model.rpartition("/")[2].startswith(_BY_THE_IMAGE)
 
 
-OPENAI_IMAGES = ImageFormat(
-    unsupported=unsupported_image_fields, build=build_images, parse=parse_openai_images
-)
+OPENAI_IMAGES = ImageFormat(unsupported=_unsupported, build=build_images, parse=parse_openai_images)

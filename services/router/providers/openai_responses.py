@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -32,10 +33,10 @@ from services.router.providers.classify import (
     classify,
     decode_object,
 )
-from services.router.providers.openai_chat import error_facts, parse_chat_error
+from services.router.providers.openai_chat import error_facts, nano_usd, parse_chat_error
 from services.router.providers.sse import SSEEvent
 from services.router.providers.sse_decoder import HTTP_OK, SSEDecoder
-from services.router.providers.typed_events import TypedEvents
+from services.router.providers.typed_events import kind_of
 
 __all__ = ["ResponsesDecoder", "parse_responses"]
 
@@ -74,6 +75,8 @@ class _Usage(msgspec.Struct):
     output_tokens: int | None = None
     input_tokens_details: _InputDetails | None = None
     output_tokens_details: _OutputDetails | None = None
+    cost: Decimal | None = None
+    """OpenRouter: USD."""
 
     def normalised(self) -> Usage:
         """
@@ -86,6 +89,7 @@ class _Usage(msgspec.Struct):
             output_tokens=self.output_tokens or 0,
             cached_input_tokens=inputs.cached_tokens or 0,
             reasoning_tokens=outputs.reasoning_tokens or 0,
+            provider_cost_nano_usd=nano_usd(self.cost),
         )
 
 
@@ -135,8 +139,23 @@ class _Event(msgspec.Struct):
     message: str | None = None
 
 
-_read_event = TypedEvents(_Event, known=_EVENTS).read
+_decode_event = msgspec.json.Decoder(_Event).decode
 _decode_response = msgspec.json.Decoder(_WholeResponse).decode
+
+
+def _read_event(data: bytes) -> _Event | None:
+    """
+    Give an event; None where its type is not known and its shape is another.
+
+    Raises:
+        msgspec.DecodeError: It is not JSON, or not of the shape of its type.
+    """
+    try:
+        return _decode_event(data)
+    except msgspec.ValidationError:
+        if kind_of(data) in _EVENTS:
+            raise
+        return None
 
 
 class ResponsesDecoder(SSEDecoder):
@@ -240,12 +259,19 @@ def parse_responses(
     )
     return Completion(
         text="".join(part.text or part.refusal or "" for part in contents),
-        reasoning="".join(part.text or "" for item in items for part in item.summary or ()),
+        reasoning="".join(part.text or "" for item in items for part in _thoughts(item)),
         tool_calls=calls,
         finish_reason=_finish_reason(response, called=bool(calls), refused=refused),
         usage=usage,
         model=response.model or "",
     )
+
+
+def _thoughts(item: _Item) -> list[_Content]:
+    """
+    Give the pieces of an item that are thoughts: open models tell them whole, others in summary.
+    """
+    return [*(item.summary or ()), *(item.content or ())] if item.type == "reasoning" else []
 
 
 def _finish_reason(response: _Response, *, called: bool, refused: bool) -> FinishReason:

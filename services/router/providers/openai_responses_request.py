@@ -95,8 +95,6 @@ def _tool_choice(choice: ToolChoice) -> str | dict[str, Any]:
 def _items(message: Message) -> list[dict[str, Any]]:
     """
     Give a message's items; calls and their results are items of their own.
-
-    Earlier reasoning is left out: it is taken back only as what the provider itself sealed.
     """
     if message.role is Role.TOOL:
         return [

@@ -71,12 +71,16 @@ def _unsupported(call: SpeechCall) -> list[str]:
     return ["media_type"] if call.media_type and call.media_type not in _FORMATS else []
 
 
-def build_speech(call: SpeechCall) -> MediaBody:
+def build_speech(call: SpeechCall, *, name: str = "") -> MediaBody:
     """
     Build the request of a call.
+
+    Args:
+        call: What to say; its model tells the family.
+        name: What the model is called where requests go; empty for its own name.
     """
     fields: dict[str, Any] = {
-        "model": call.model,
+        "model": name or call.model,
         "input": call.text,
         "voice": call.voice or "alloy",
         "response_format": _FORMATS[call.media_type or _DEFAULT_TYPE],

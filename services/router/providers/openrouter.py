@@ -9,10 +9,16 @@ from functools import partial
 from typing import Any
 
 from services.router.domain.outcomes import Outcome
-from services.router.domain.text import ReasoningEffort, TextCall
+from services.router.domain.text import (
+    TOOL_CALL_SIGNATURE,
+    TOOL_RESULT_FAILED,
+    ReasoningEffort,
+    TextCall,
+)
 from services.router.providers.classify import ErrorRule, ErrorTable, decode_object
 from services.router.providers.dialect import HTTPDialect
-from services.router.providers.openai_chat import ChatDecoder, parse_chat, parse_chat_error
+from services.router.providers.openai_answer import OpenAIDecoder, parse_openai
+from services.router.providers.openai_chat import parse_chat_error
 from services.router.providers.openai_chat_request import ChatShape, bearer, build_chat_body
 from services.router.providers.probe import FreeCallFinding, ProbePlan
 
@@ -91,10 +97,10 @@ _RULES = (
 
 def _unsupported(call: TextCall) -> list[str]:
     """
-    Name nothing: OpenRouter alone knows what a model takes; `_own_fields` makes it say so.
+    Name what the format lacks; beyond it OpenRouter alone knows what a model takes, and
+    `_own_fields` makes it say so.
     """
-    del call
-    return []
+    return call.holds(TOOL_RESULT_FAILED, TOOL_CALL_SIGNATURE)
 
 
 def _own_fields(call: TextCall) -> dict[str, Any]:
@@ -139,9 +145,9 @@ OPENROUTER = HTTPDialect(
     default_base_url="https://openrouter.ai",
     path=lambda _: "/api/v1/chat/completions",
     headers=bearer,
-    parse_answer=parse_chat,
+    parse_answer=parse_openai,
     parse_refusal=parse_chat_error,
-    make_decoder=ChatDecoder,
+    make_decoder=OpenAIDecoder,
     table=ErrorTable(title="OpenRouter", rules=_RULES),
     build_body=partial(build_chat_body, shape=_SHAPE),
     probe_plan=ProbePlan(

@@ -30,9 +30,13 @@ _NAMED_DATA = b"\ndata: "
 _BLANK_LINE = b"\n\n"
 _DATA = b"data: "
 _EVENT = b"event: "
+_ONE_EVENT_BYTES_MAX = 4096
+"""Reads up to this size are tried as one event, which is what a stream in its own pace brings."""
+_LINES_NAMED = 3
+_LINES_UNNAMED = 2
 
 
-class SSEEvent(msgspec.Struct, frozen=True):
+class SSEEvent(msgspec.Struct, frozen=True, gc=False):
     """
     One event.
     """
@@ -81,11 +85,16 @@ class SSEParser:
         Raises:
             SSEEventTooLargeError: The unfinished event exceeds its bound.
         """
-        end = data.rfind(_BLANK_LINE) + len(_BLANK_LINE)
         if not self._started and data[:1] not in (b"", _BYTE_ORDER_MARK[:1]):
             self._started = self._size == 0
-        between_events = self._started and self._size == 0 and not self._skip_line_feed
-        if between_events and len(_BLANK_LINE) <= end < EVENT_BYTES_MAX:
+        if self._size > 0 or self._skip_line_feed or not self._started:
+            return self._feed_lines(data)
+        if len(data) < _ONE_EVENT_BYTES_MAX:
+            event = _one_event(data)
+            if event is not None:
+                return [event]
+        end = data.rfind(_BLANK_LINE) + len(_BLANK_LINE)
+        if len(_BLANK_LINE) <= end < EVENT_BYTES_MAX:
             events = _whole_events(data[:end])
             if events is not None:
                 return events + self._feed_lines(data[end:])
@@ -164,6 +173,26 @@ class SSEParser:
         self._size += size
         if self._size > EVENT_BYTES_MAX:
             raise SSEEventTooLargeError
+
+
+def _one_event(data: bytes) -> SSEEvent | None:
+    """
+    Read one whole event of the form nearly all have: one `data` line, after at most one `event`.
+
+    None where it is of another form, or more or less than one.
+    """
+    if data[-1:] != b"\n":
+        return None
+    lines = data.splitlines()
+    if len(lines) == _LINES_NAMED:
+        kind, line, end = lines
+        if kind.startswith(_EVENT) and line.startswith(_DATA) and not end:
+            return SSEEvent(kind[7:], line[6:])
+    elif len(lines) == _LINES_UNNAMED:
+        line, end = lines
+        if line.startswith(_DATA) and not end:
+            return SSEEvent(b"", line[6:])
+    return None
 
 
 def _whole_events(data: bytes) -> list[SSEEvent] | None:

@@ -9,7 +9,8 @@ Google's Veo, through the Gemini API (https://ai.google.dev/gemini-api/docs/vide
    the answer, or into the caller's own bucket where the input names one, fetched with the token.
 3. A video that Google's filters hold back is counted in `raiMediaFilteredCount` and not charged
    (https://ai.google.dev/gemini-api/docs/video#limitations).
-4. Neither documents a way to cancel.
+4. Neither page documents a way to cancel: a job that is cancelled ends here, at its estimate, and
+   Google goes on with it.
 """
 
 from __future__ import annotations

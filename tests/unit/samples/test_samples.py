@@ -141,18 +141,153 @@ class TestVerdicts:
         assert out.startswith("failed: openai/")
         assert out.endswith("samples: 1 passed, 1 failed\n")
 
-    def test_what_is_not_spoken_is_counted_apart(
+    def test_what_is_not_spoken_is_a_failure(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         elsewhere = {"file": "elsewhere/x.yaml"}
+        unknown = {"uri": "https://api.openai.com/v1/evals"}
+        code, out = run(tmp_path, capsys, {}, elsewhere, elsewhere, unknown)
+        assert code == 1
+        assert out.splitlines() == [
+            "failed: not spoken: elsewhere (2 recordings)",
+            "failed: not spoken: openai v1/evals (1 recordings)",
+            "samples: 1 passed, 3 failed",
+        ]
+
+    def test_work_that_ownkey_does_not_do_is_told_and_is_no_failure(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         embeddings = {"uri": "https://api.openai.com/v1/embeddings"}
-        code, out = run(tmp_path, capsys, elsewhere, elsewhere, embeddings)
+        code, out = run(tmp_path, capsys, {}, embeddings)
         assert code == 0
         assert out.splitlines() == [
-            "not yet spoken: elsewhere (2 recordings)",
-            "not yet spoken: openai v1/embeddings (1 recordings)",
-            "samples: 0 passed, 0 failed",
+            "out of scope: openai v1/embeddings: Ownkey makes no embeddings (1 recordings)",
+            "samples: 1 passed, 0 failed",
         ]
+
+    def test_nothing_passed_is_a_failure(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        embeddings = {"uri": "https://api.openai.com/v1/embeddings"}
+        for changes in ([], [embeddings]):
+            code, out = run(tmp_path, capsys, *changes)
+            assert (code, out.splitlines()[-1]) == (1, "samples: 0 passed, 0 failed")
+
+    def test_a_refusal_is_read_alike_whatever_was_asked_for(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        error = {"error": {"message": "slow down", "code": "rate_limit_exceeded"}}
+        write(tmp_path, "openai/limited.body.json", error)
+        limited = {
+            "file": "openai/limited.body.json",
+            "uri": "https://api.openai.com/v1/embeddings",
+            "status": 429,
+            "error_class": "rate_limited",
+        }
+        assert run(tmp_path, capsys, limited)[0] == 0
+        assert run(tmp_path, capsys, {**limited, "error_class": "invalid_key"})[0] == 1
+
+    def test_bare_events_are_read_in_either_format(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        done = {"status": "completed", "usage": {"input_tokens": 2, "output_tokens": 1}}
+        events = [
+            {"type": "response.output_text.delta", "delta": "Olá!"},
+            {"type": "response.completed", "response": done},
+        ]
+        lines = "\n".join(json.dumps(event) for event in events)
+        chunks = {
+            "file": "openai/events.chunks.txt",
+            "uri": "https://api.openai.com/v1/responses",
+            "stream": "sse",
+            "events": 2,
+            "finish": "response.completed",
+            "usage": done["usage"],
+        }
+        write(tmp_path, "openai/events.chunks.txt", lines)
+        assert run(tmp_path, capsys, chunks)[0] == 0
+        delta = {"choices": [{"delta": {"content": "Olá!"}, "finish_reason": "stop"}]}
+        write(
+            tmp_path,
+            "openai/events.chunks.txt",
+            json.dumps({"object": "chat.completion.chunk", **delta}, separators=(",", ":")),
+        )
+        chat = {"uri": "https://api.openai.com/v1/chat/completions", "events": 1, "finish": "stop"}
+        assert run(tmp_path, capsys, {**chunks, **chat, "usage": None})[0] == 0
+        assert run(tmp_path, capsys, {**chunks, **chat, "usage": None, "events": 3})[0] == 1
+
+    @pytest.mark.parametrize(
+        ("wanted", "code"),
+        [
+            ([{"name": "f", "arguments": '{"a": 1}'}], 0),
+            ([{"function": {"name": "f", "arguments": {"a": 1}}}], 0),
+            (["f"], 0),
+            (1, 0),
+            (2, 1),
+            ([{"name": "f", "arguments": {"a": 2}}], 1),
+            ([{"name": "g"}], 1),
+        ],
+    )
+    def test_tool_calls_are_held_in_each_form_they_are_written_in(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], wanted: Any, code: int
+    ) -> None:
+        call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+        choice = {"message": {"content": None, "tool_calls": [call]}, "finish_reason": "tool_calls"}
+        write(tmp_path, "openai/call.body.json", {"choices": [choice]})
+        called = {
+            "file": "openai/call.body.json",
+            "text": "",
+            "usage": None,
+            "finish": "tool_calls",
+            "tool_calls": wanted,
+        }
+        assert run(tmp_path, capsys, called)[0] == code
+
+    @pytest.mark.parametrize(
+        ("body", "expected", "code"),
+        [
+            ({"name": "models/veo/operations/1"}, {"done": False}, 0),
+            ({"name": "models/veo/operations/1"}, {"done": True}, 1),
+            (
+                {"name": "o", "done": True, "error": {"code": 8, "message": "x"}},
+                {"error_class": "rate_limited"},
+                0,
+            ),
+            ({"name": "o", "done": True, "error": {"code": 8, "message": "x"}}, {}, 1),
+            ({"error": {"code": 429, "status": "RESOURCE_EXHAUSTED"}}, {"status": 429}, 1),
+        ],
+    )
+    def test_long_jobs_are_read(
+        self,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        body: dict[str, Any],
+        expected: dict[str, Any],
+        code: int,
+    ) -> None:
+        write(tmp_path, "gemini/job.body.json", body)
+        job = {
+            "file": "gemini/job.body.json",
+            "uri": "https://generativelanguage.googleapis.com/v1beta/models/veo/operations/1",
+        }
+        assert run(tmp_path, capsys, {**job, **expected})[0] == code
+
+    @pytest.mark.parametrize(
+        ("file", "uri"),
+        [
+            ("azure", "https://x.openai.azure.com/openai/models?api-version=2024-10-21"),
+            ("bedrock", "https://bedrock.us-east-1.amazonaws.com/foundation-models"),
+            ("vertex", "https://aiplatform.googleapis.com/v1/x/models/gemini:countTokens"),
+            ("openrouter", "https://openrouter.ai/api/v1/models"),
+        ],
+    )
+    def test_a_free_call_that_proves_by_its_answer_alone_is_read(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, uri: str
+    ) -> None:
+        write(tmp_path, f"{file}/free.body.json", {"data": []})
+        assert run(tmp_path, capsys, {"file": f"{file}/free.body.json", "uri": uri})[0] == 0
+        write(tmp_path, f"{file}/free.body.json", "<html>")
+        assert run(tmp_path, capsys, {"file": f"{file}/free.body.json", "uri": uri})[0] == 1
 
     def test_images_are_counted_and_their_addresses_read(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -220,9 +355,16 @@ class TestSignatures:
         (one / "header-signature.txt").write_text(self.SIGNATURE)
         (two / "two.req").write_text(self.REQUEST)
         (two / "two.authz").write_text(f"AWS4-HMAC-SHA256 x, Signature={self.SIGNATURE}")
-        files = [{"file": f"sigv4/{name}"} for name in ("one", "two.req", "three.req")]
+        files = [{"file": f"sigv4/{name}"} for name in ("one", "two.req")]
         write(tmp_path, "expected.json", files)
         assert main([str(tmp_path)]) == 0
         assert "samples: 2 passed, 0 failed" in capsys.readouterr().out
+        (one / "context.json").write_text(json.dumps({**context, "normalize": False}))
+        write(tmp_path, "expected.json", [*files, {"file": "sigv4/three.req"}])
+        assert main([str(tmp_path)]) == 1
+        out = capsys.readouterr().out
+        assert "three.req[0]: no case stands there" in out
+        assert "out of scope: sigv4: a path as only S3 signs it (1 recordings)" in out
+        (one / "context.json").write_text(json.dumps(context))
         (one / "header-signature.txt").write_text("0" * 64)
         assert main([str(tmp_path)]) == 1

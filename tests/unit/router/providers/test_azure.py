@@ -19,6 +19,20 @@ from tests.support.provider_streams import NOW, credential, text_call
 from tests.support.simulated_providers import azure_key
 
 SLUG = "openai/gpt-4o-mini"
+LOOK_ALIKES = (
+    "x.openai.azure.com.evil.org",
+    "evilopenai.azure.com",
+    "x.openai.azure.com.",
+    "x.openai.azure.com:8443",
+    "user@x.openai.azure.com",
+    "x.openai.azure.com@evil.org",
+    "evil.org\\.openai.azure.com",
+    "x.openai.\u0430zure.com",
+    "x.openai.azure.com%2eevil.org",
+    "openai.azure.com",
+    "10.0.0.5",
+)
+"""Hosts that are none of Azure's, however they look."""
 
 
 def deployment(**change: Any) -> dict[str, Any]:
@@ -83,6 +97,8 @@ class TestCredentials:
             (deployment(endpoint_url="http://x.openai.azure.com/chat/completions"), "endpoint_url"),
             (deployment(endpoint_url="https://x.openai.azure.com/"), "endpoint_url"),
             (deployment(endpoint_url="https://[::1/chat/completions"), "endpoint_url"),
+            *((deployment(endpoint_url=f"https://{host}/chat/completions"), "endpoint_url")
+              for host in LOOK_ALIKES),
             (deployment(endpoint_url="https://x.openai.azure.com#@evil/chat/completions"),
              "endpoint_url"),
         ],

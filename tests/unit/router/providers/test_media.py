@@ -182,8 +182,11 @@ class TestOpenAIImages:
         request = AZURE.build_request(call, credential(key), base_url="https://{host}")
         assert "/deployments/gpt-4o-mini/images/generations?api-version=" in request.url
         assert msgspec.json.decode(request.body)["model"] == "gpt-4o-mini"
-        given = an_image(images=(ImagePart("image/png", PNG),))
-        assert AZURE.unsupported(given) == ["images"]
+        given = an_image(model="openai/gpt-image-1-mini", images=(ImagePart("image/png", PNG),))
+        edit = AZURE.build_request(given, credential(key), base_url="https://{host}")
+        assert edit.url == request.url.replace("/generations?", "/edits?")
+        assert edit.headers["content-type"].startswith("multipart/form-data; boundary=")
+        assert b'name="model"\r\n\r\ngpt-4o-mini\r\n' in edit.body
 
 
 class TestGeminiImages:

@@ -13,7 +13,6 @@ from services.router.domain.text import (
     ImageURLPart,
     Message,
     ReasoningEffort,
-    ReasoningPart,
     ResponseSchema,
     Role,
     TextPart,
@@ -81,7 +80,7 @@ def test_the_whole_of_a_call_is_said() -> None:
             ),
             Message(
                 Role.ASSISTANT,
-                (ReasoningPart("hm", "proof"), TextPart("b"), ToolCall("c", "f", "{}")),
+                (TextPart("b"), ToolCall("c", "f", "{}")),
             ),
             Message(Role.TOOL, (ToolResult("c", "d"),)),
             Message(Role.ASSISTANT, (ToolCall("e", "f", "{}"),)),

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from services.router.domain.fitting import TUNING_FIELDS
 from services.router.domain.text import (
     ImagePart,
     ImageURLPart,
@@ -59,7 +60,9 @@ PNG = "iVBORw=="
 
 
 def body_of(dialect: Any, **fields: Any) -> Any:
-    request = dialect.build_request(text_call(**fields), credential(), base_url="https://x/")
+    call = text_call(**fields)
+    call = call.without(TUNING_FIELDS.intersection(dialect.unsupported(call)))
+    request = dialect.build_request(call, credential(), base_url="https://x/")
     return msgspec.json.decode(request.body)
 
 
