@@ -52,6 +52,7 @@ from services.router.usecases.job_keys import StoredJobKeys
 from services.router.usecases.job_output import ReadJobOutput
 from services.router.usecases.job_runner import JobRunner, StepTimes
 from services.router.usecases.media_answer import MediaReader
+from services.router.usecases.price_book import PriceBook
 from services.router.usecases.probe_key import ProbeKey
 from services.router.usecases.read_jobs import ReadJobs
 from services.router.usecases.settlement import BackgroundWork, Settler
@@ -63,6 +64,7 @@ from services.shared.certificates import Certificates
 from services.shared.channel import open_channel
 from services.shared.clock import Clock, SystemClock
 from services.shared.config import ConfigError, read_secret_file
+from services.shared.dsn import read_dsn
 from services.shared.identity import ROUTER
 from services.shared.metrics import observe_rpc
 from services.shared.migrate import check_schema
@@ -94,11 +96,14 @@ async def router(config: RouterConfig, *, clock: Clock | None = None) -> AsyncIt
         ConfigError: If the catalogue or a file does not fit.
     """
     clock = clock or SystemClock()
-    catalogue = load_catalogue(config.catalogue_file, PriceLibrary(now=clock.now()))
+    listed = PriceLibrary()
+    catalogue = load_catalogue(config.catalogue_file, listed, now=clock.now())
+    prices = PriceBook(catalogue, listed, clock=clock)
     unspoken = sorted(set(catalogue.providers) - set(DIALECTS))
     if unspoken:
         raise ConfigError([f"the catalogue names providers without a dialect: {unspoken}"])
-    access = Access(load_policy(config.policy_file, DESCRIPTOR), tokens_dir=config.tokens_dir)
+    policy = load_policy(config.policy_file, DESCRIPTOR)
+    access = Access(policy, tokens_dir=config.tokens_dir, clock=clock)
     certificates = config.certificates(clock=clock)
     token = config.token(ROUTER)
     fingerprint_key = read_secret_file(config.fingerprint_key_file)
@@ -143,13 +148,13 @@ async def router(config: RouterConfig, *, clock: Clock | None = None) -> AsyncIt
             keys=keys,
             ledger=ledger,
             caller=ObservedCalls(caller, models=catalogue.models, clock=clock),
-            settler=Settler(ledger, work),
+            settler=Settler(ledger, work, clock=clock),
             work=work,
             experience=experience,
             allotments=Allotments(
                 GrpcSharedLimits(keyvault_channel, token=token, clock=clock), clock=clock
             ),
-            catalogue=catalogue,
+            prices=prices,
             clock=clock,
             chance=random.random,
             new_claimant=lambda: secrets.token_hex(CLAIMANT_BYTES),
@@ -160,17 +165,17 @@ async def router(config: RouterConfig, *, clock: Clock | None = None) -> AsyncIt
             UseCases(
                 generate=generate,
                 explain=Explain(engine),
-                estimate=EstimateCost(catalogue, keys, GrpcTariffs(ledger_channel, token=token)),
+                estimate=EstimateCost(prices, keys, GrpcTariffs(ledger_channel, token=token)),
                 probe=ProbeKey(
                     dialects=dialects,
                     base_urls=base_urls,
                     transport=transport,
-                    catalogue=catalogue,
+                    prices=prices,
                     clock=clock,
                 ),
                 jobs=await _jobs(config, engine, caller=caller, stack=stack),
                 media_bytes=media_bytes,
-                catalogue=catalogue,
+                prices=prices,
                 tokens=PageTokens(fingerprint_key.reveal_bytes()),
             )
         )
@@ -202,8 +207,8 @@ async def _jobs(
     """
     if config.database_dsn_file is None:
         return None
-    dsn = read_secret_file(config.database_dsn_file).reveal()
-    database = Database(dsn, application_name=APPLICATION_NAME)
+    dsn_file = config.database_dsn_file
+    database = Database(lambda: read_dsn(dsn_file), application_name=APPLICATION_NAME)
     stack.push_async_callback(database.close)
     await database.open()
     await check_schema(database, code=SCHEMA_CODE, needed=SCHEMA_NEEDED)

@@ -91,8 +91,9 @@ class RouterConfig(ServingConfig):
     )
     database_dsn_file: Path | None = setting(
         "OWNKEY_ROUTER_DATABASE_DSN_FILE",
-        "file with the DSN of the router's PostgreSQL database, mode 0600; it keeps long jobs, and "
-        "they are not served where unset",
+        "file with the DSN of the router's PostgreSQL database, mode 0600; off this machine it "
+        "must say sslmode=verify-full and sslrootcert; it keeps long jobs, and they are not served "
+        "where unset",
         default=None,
         parse=existing_file,
     )

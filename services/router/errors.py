@@ -161,6 +161,21 @@ class RequestInProgressError(LedgerRefusalError):
 class SourceNotAllowedError(LedgerRefusalError):
     """The billing mode does not allow the source."""
 
+    def __init__(
+        self,
+        message: str,
+        *,
+        attempts: tuple[AttemptRecord, ...] = (),
+        metadata: Mapping[str, str] | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(
+            message,
+            attempts=attempts,
+            metadata={"field": "source", **(metadata or {})},
+            retry_after_seconds=retry_after_seconds,
+        )
+
 
 class NoUsableOwnKeyError(LedgerRefusalError):
     """Only an own key may pay and none serves."""

@@ -30,7 +30,7 @@ REGISTRY = re.compile(
 LOCAL_PATH = re.compile(r"(?<![\w.])/(home|Users)/[a-z]\w*/|(?<![\w.])/ro" + "ot/")
 
 SOURCE = [path for path in project_files() if path.suffix in LICENSED]
-TEXT = [path for path in project_files() if path.suffix not in {".png", ".sum", ".svg"}]
+TEXT = [path for path in project_files() if path.suffix not in {".png", ".sum", ".svg", ".xz"}]
 
 
 @pytest.mark.parametrize("path", SOURCE, ids=str)

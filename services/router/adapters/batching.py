@@ -2,8 +2,10 @@
 """
 Coalesces calls into batches: takes what queued while the last batch ran, without waiting.
 
-Bounded in queue, batch size and batches in flight. An item whose caller has given up is dropped
-before it is sent; a batch that fails as a whole fails each of its items.
+Bounded in queue, batch size and batches in flight. A batch goes out beside another only where that
+is late or many items wait: two small ones cost whoever answers them nearly twice what one does. An
+item whose caller has given up is dropped before it is sent; a batch that fails as a whole fails
+each of its items.
 """
 
 from __future__ import annotations
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 
 BATCH_ITEMS_MAX = 256
 BATCHES_IN_FLIGHT_MAX = 2
+BESIDE_ITEMS_MIN = 64
+"""So many that wait go out beside a batch under way,"""
+BESIDE_SECONDS = 0.02
+"""and so do fewer once they have waited for so long: what was sent may be stuck at a replica."""
 QUEUE_ITEMS_MAX = 8_192
 OVERLOAD_RETRY_SECONDS = 0.5
 
@@ -49,6 +55,8 @@ class Batcher(Generic[Item, Result]):
         self._send = send
         self._queue: deque[_Waiting[Item, Result]] = deque()
         self._running: set[asyncio.Task[None]] = set()
+        self._late: asyncio.TimerHandle | None = None
+        """Set while something waits for a batch under way."""
 
     async def submit(self, item: Item) -> Result:
         """
@@ -65,9 +73,18 @@ class Batcher(Generic[Item, Result]):
         self._start()
         return await future
 
-    def _start(self) -> None:
-        if self._queue and len(self._running) < BATCHES_IN_FLIGHT_MAX:
+    def _start(self, *, late: bool = False) -> None:
+        if not self._queue or len(self._running) >= BATCHES_IN_FLIGHT_MAX:
+            return
+        if not self._running or late or len(self._queue) >= BESIDE_ITEMS_MIN:
             self._running.add(asyncio.create_task(self._run()))
+        elif self._late is None:
+            loop = asyncio.get_running_loop()
+            self._late = loop.call_later(BESIDE_SECONDS, self._start_late)
+
+    def _start_late(self) -> None:
+        self._late = None
+        self._start(late=True)
 
     async def _run(self) -> None:
         try:
@@ -83,6 +100,10 @@ class Batcher(Generic[Item, Result]):
         while self._queue:
             size = min(len(self._queue), BATCH_ITEMS_MAX)
             taken = [self._queue.popleft() for _ in range(size)]
+            if self._late is not None:
+                self._late.cancel()
+                self._late = None
+            self._start()
             batch = [one for one in taken if not one.future.done()]
             if batch:
                 await self._send_batch(batch)

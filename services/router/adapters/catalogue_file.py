@@ -28,10 +28,19 @@ from services.router.domain.catalogue import (
     SpeechTraits,
     Timeouts,
 )
-from services.router.domain.prices import ImagePrice, Price, Rates, VideoPrice
+from services.router.domain.price_schedule import PriceSchedule
+from services.router.domain.prices import (
+    PRICE_ID_MAX,
+    ImagePrice,
+    Premium,
+    Price,
+    Rates,
+    VideoPrice,
+)
 from services.shared.config import ConfigError
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from pathlib import Path
 
 CURATED_MAX = 100
@@ -40,8 +49,8 @@ CURATED_MAX = 100
 class Prices(Protocol):
     """Knows list prices."""
 
-    def find(self, provider: str, provider_model: str) -> Price | None:
-        """Give the price of a model at a provider, None where unknown."""
+    def schedule(self, provider: str, provider_model: str) -> PriceSchedule | None:
+        """Give the prices of a model at a provider over time, None where unknown."""
         ...
 
 
@@ -62,6 +71,7 @@ class _VideoPrice(_Strict):
 
     price: int
     resolution: str = ""
+    silent: bool = False
 
 
 class _Price(_Strict):
@@ -88,6 +98,16 @@ class _Price(_Strict):
         listed = (*(row.price for row in self.images), *(row.price for row in self.videos))
         amounts = (*flat, *listed)
         return any(amount > 0 for amount in amounts)
+
+
+class _Premium(_Strict):
+    """
+    Hundredths that a provider adds to its price of tokens where it does not serve globally.
+    """
+
+    percent: Annotated[int, msgspec.Meta(gt=0, le=100)]
+    source: str
+    date: str
 
 
 class _ImageTokens(_Strict):
@@ -128,6 +148,7 @@ class _Offer(_Strict):
     provider: str
     model: str
     price: _Price | None = None
+    premium: _Premium | None = None
 
 
 class _Model(_Strict):
@@ -136,6 +157,7 @@ class _Model(_Strict):
     offers: list[_Offer]
     context_tokens: int = 0
     max_output_tokens: int = 4096
+    output_tokens_max: int = 0
     image_tokens_max: int = IMAGE_TOKENS_MAX_DEFAULT
     fast: bool = False
     image: _Image | None = None
@@ -180,9 +202,14 @@ class _File(_Strict):
     """Holds what models share by anchors; read, and so checked, where a model names it."""
 
 
-def load_catalogue(path: Path, prices: Prices) -> Catalogue:
+def load_catalogue(path: Path, prices: Prices, *, now: datetime) -> Catalogue:
     """
-    Read and check the catalogue.
+    Read and check the catalogue, at the prices in force.
+
+    Args:
+        path: Where it stands.
+        prices: The list of what it gives no price for itself.
+        now: The moment, in UTC.
 
     Raises:
         ConfigError: With every fault found, and where it stands.
@@ -202,7 +229,7 @@ def load_catalogue(path: Path, prices: Prices) -> Catalogue:
             if file.media
             else MediaDefaults()
         ),
-    )
+    ).at(now)
     problems = [*_price_problems(file), *_problems(catalogue)]
     if problems:
         raise ConfigError([f"the catalogue {path}: {problem}" for problem in problems])
@@ -230,16 +257,18 @@ def _provider(name: str, row: _Provider) -> Provider:
 def _model(name: str, row: _Model, prices: Prices) -> Model:
     offers = []
     for offer in row.offers:
-        price = prices.find(offer.provider, offer.model)
-        if offer.price is not None:
-            price = _own_price(offer, offer.price)
-        offers.append(Offer(offer.provider, name, offer.model, price))
+        own = None if offer.price is None else _own_price(offer, offer.price)
+        schedule = prices.schedule(offer.provider, offer.model) if own is None else None
+        added = offer.premium
+        premium = None if added is None else Premium(added.percent, added.source, added.date)
+        offers.append(Offer(offer.provider, name, offer.model, own, schedule, premium))
     return Model(
         id=name,
         display_name=row.name,
         capabilities=frozenset(row.capabilities),
         context_tokens=row.context_tokens,
         default_max_output_tokens=row.max_output_tokens,
+        output_tokens_max=row.output_tokens_max,
         image_tokens_max=row.image_tokens_max,
         fast=row.fast,
         offers=tuple(offers),
@@ -251,7 +280,7 @@ def _model(name: str, row: _Model, prices: Prices) -> Model:
 
 def _own_price(offer: _Offer, own: _Price) -> Price:
     return Price(
-        f"{offer.provider}/{offer.model}@{own.source}/{own.date}"[-128:],
+        f"{offer.provider}/{offer.model}@{own.source}/{own.date}"[-PRICE_ID_MAX:],
         Rates(
             input=own.input,
             cached_input=own.input if own.cached_input is None else own.cached_input,
@@ -263,7 +292,7 @@ def _own_price(offer: _Offer, own: _Price) -> Price:
             machine_second=own.machine_second,
         ),
         images=tuple(ImagePrice(row.size, row.quality, row.price) for row in own.images),
-        videos=tuple(VideoPrice(row.resolution, row.price) for row in own.videos),
+        videos=tuple(VideoPrice(row.resolution, row.price, row.silent) for row in own.videos),
     )
 
 
@@ -322,6 +351,8 @@ def _problems(catalogue: Catalogue) -> list[str]:
             for offer in found.offers
             if offer.provider not in catalogue.providers
         ]
+        if 0 < found.output_tokens_max < found.default_max_output_tokens:
+            problems.append(f"models.{name}: its max_output_tokens is above its output_tokens_max")
         problems += _media_problems(found)
     problems += [
         f"media.{capability}: {model} is no model that the catalogue knows to do it"

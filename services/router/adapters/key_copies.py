@@ -10,6 +10,7 @@ Copies of accounts' keys, usable only under a fresh lease. Pure: time is an argu
 3. A broken watch vouches for nothing new; a watch that resumes at the last answered position goes
    on vouching for what is held. Another lineage, or a start without a position, forgets all.
 4. Absence of keys is a copy like any other.
+5. There is room for so many copies; where it is short, one that was used lately stays.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 LEASE_SECONDS = 0.9
-ACCOUNTS_MAX = 10_000
+ACCOUNTS_MAX = 100_000
+"""Copies held at most; each takes about a kilobyte."""
 NONCES_MAX = 64
 
 Keys = TypeVar("Keys")
@@ -43,7 +45,6 @@ class Copy(Generic[Keys]):
     """
 
     keys: Keys
-    position: Position
     sent_at: float
     """When the resolve that brought it was sent."""
     watched: bool = False
@@ -66,10 +67,16 @@ class Ticket:
 class KeyCopies(Generic[Keys]):
     """
     All copies of one process.
+
+    Args:
+        accounts_max: Copies held at most.
     """
 
-    def __init__(self) -> None:
-        self._copies: OrderedDict[str, Copy[Keys]] = OrderedDict()
+    def __init__(self, *, accounts_max: int = ACCOUNTS_MAX) -> None:
+        self._accounts_max = accounts_max
+        self._used: dict[str, Copy[Keys]] = {}
+        self._unused: dict[str, Copy[Keys]] = {}
+        """Not used since the last turn. Two plain dicts, as an ordered one takes a third more."""
         self._tickets: dict[str, list[Ticket]] = {}
         self._sent: OrderedDict[int, float] = OrderedDict()
         self._nonce = 0
@@ -136,11 +143,13 @@ class KeyCopies(Generic[Keys]):
         """
         Give a usable copy, or None.
         """
-        copy = self._copies.get(account)
-        if copy is None or not self.usable(copy, now=now):
-            return None
-        self._copies.move_to_end(account)
-        return copy
+        copy = self._used.get(account)
+        if copy is None:
+            copy = self._unused.pop(account, None)
+            if copy is None:
+                return None
+            self._used[account] = copy
+        return copy if self.usable(copy, now=now) else None
 
     def usable(self, copy: Copy[Keys], *, now: float) -> bool:
         """
@@ -180,7 +189,7 @@ class KeyCopies(Generic[Keys]):
             whole: Whether nothing of it is missing for the moment; else it is not kept.
         """
         self.abandoned(ticket)
-        copy = Copy(keys, position, ticket.sent_at)
+        copy = Copy(keys, ticket.sent_at)
         watched = self._position
         covered = (
             whole
@@ -192,11 +201,7 @@ class KeyCopies(Generic[Keys]):
         )
         if covered:
             copy.watched = True
-            self._copies[ticket.account] = copy
-            self._copies.move_to_end(ticket.account)
-            while len(self._copies) > ACCOUNTS_MAX:
-                # Nobody forgets a copy that is no longer held, so nobody vouches for it either.
-                self._copies.popitem(last=False)[1].watched = False
+            self._keep(ticket.account, copy)
         return copy
 
     def abandoned(self, ticket: Ticket) -> None:
@@ -213,13 +218,33 @@ class KeyCopies(Generic[Keys]):
         """
         Forget an account, resolves under way included.
         """
-        copy = self._copies.pop(account, None)
+        copy = self._drop(account)
         if copy is not None:
-            copy.watched = False
             copy.sent_at = float("-inf")
         for ticket in self._tickets.get(account, ()):
             ticket.changed = True
 
     def _forget_all(self) -> None:
-        for account in (*self._copies, *self._tickets):
+        for account in (*self._used, *self._unused, *self._tickets):
             self.forget(account)
+
+    def _keep(self, account: str, copy: Copy[Keys]) -> None:
+        """
+        Hold a copy in place of an older one, and of another account's where there is no more room.
+        """
+        self._drop(account)
+        if len(self._used) + len(self._unused) >= self._accounts_max:
+            if not self._unused:
+                self._used, self._unused = {}, self._used
+            _, dropped = self._unused.popitem()
+            dropped.watched = False
+        self._used[account] = copy
+
+    def _drop(self, account: str) -> Copy[Keys] | None:
+        """
+        Hold a copy no longer: nobody forgets it from now on, so nobody vouches for it either.
+        """
+        copy = self._used.pop(account, None) or self._unused.pop(account, None)
+        if copy is not None:
+            copy.watched = False
+        return copy

@@ -30,13 +30,14 @@ from services.router.domain.outcomes import Outcome
 from services.router.errors import GenerationError, ProofRefusedError, SealedKeyRefusedError
 from services.router.usecases.ports import OpenedKey, StaleKeyError
 from services.shared.errors import InternalError, PeerUnavailableError, ServiceError
+from services.shared.handshake import handshake_advice
 from services.shared.identity import call_metadata
 from services.shared.logging import get_logger
 from services.shared.secret import Secret
 from services.shared.status import from_rpc_error
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator
 
     from services.router.domain.keys import AccountKeys, BroughtKey, OwnKey
     from services.shared.clock import Clock
@@ -64,11 +65,35 @@ log = get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class _Resolved:
-    """One account's keys and their secrets by key and version."""
+class ResolvedKeys:
+    """
+    One account's keys with their secrets; as small as can be, for there are many.
+    """
 
     keys: AccountKeys
-    secrets: Mapping[tuple[str, int], Secret]
+    secrets: tuple[Secret | None, ...]
+    """In the order of the keys; where a version is in its overlap, those of the versions before
+    follow, in the same order."""
+
+    def secret(self, key: OwnKey) -> Secret:
+        """
+        Give the secret of a version.
+
+        Raises:
+            StaleKeyError: The key was changed: it has no such version any more.
+        """
+        for place, held in enumerate(self.keys.keys):
+            if (held.name, held.version) == (key.name, key.version):
+                return self._at(place)
+            before = held.previous
+            if before and (before.name, before.version) == (key.name, key.version):
+                return self._at(place + len(self.keys.keys))
+        raise StaleKeyError
+
+    def _at(self, place: int) -> Secret:
+        secret = self.secrets[place]
+        assert secret is not None, "a key without its secret is never tried"
+        return secret
 
 
 class _Finding(NamedTuple):
@@ -86,7 +111,11 @@ class _Held:
     """
 
     def __init__(
-        self, copy: Copy[_Resolved], copies: KeyCopies[_Resolved], keys: AccountKeys, clock: Clock
+        self,
+        copy: Copy[ResolvedKeys],
+        copies: KeyCopies[ResolvedKeys],
+        keys: AccountKeys,
+        clock: Clock,
     ) -> None:
         self.keys = keys
         self._copy = copy
@@ -97,7 +126,7 @@ class _Held:
         """
         Give the secret of an enabled key's version.
         """
-        return self._copy.keys.secrets[key.name, key.version]
+        return self._copy.keys.secret(key)
 
     def usable(self) -> bool:
         """
@@ -138,7 +167,7 @@ class GrpcKeys:
         self._stub = keyvault_service_pb2_grpc.KeyvaultServiceStub(channel)
         self._metadata = call_metadata(token)
         self._clock = clock
-        self._copies: KeyCopies[_Resolved] = KeyCopies()
+        self._copies: KeyCopies[ResolvedKeys] = KeyCopies()
         self._health = LocalHealth()
         self._watching: asyncio.Task[None] | None = None
         self._reports: dict[_Finding, asyncio.Task[None]] = {}
@@ -191,13 +220,14 @@ class GrpcKeys:
             raise _failed(fault) from None
         finally:
             self._copies.abandoned(ticket)
-        if len(response.accounts) != 1:
-            raise InternalError("keyvault answered about another number of accounts")
-        resolved = _resolved(
-            response.accounts[0], asked_at=ticket.sent_at, now=self._clock.monotonic()
+        if [answer.account for answer in response.accounts] != [account]:
+            raise InternalError("keyvault answered about other accounts")
+        [answer] = response.accounts
+        resolved = resolved_keys(
+            account, answer, asked_at=ticket.sent_at, now=self._clock.monotonic()
         )
         position = Position(response.position.lineage, response.position.sequence)
-        whole = not any(item.unavailable_cause for item in response.accounts[0].keys)
+        whole = not any(item.unavailable_cause for item in answer.keys)
         return self._hold(self._copies.resolved(ticket, resolved, position, whole=whole))
 
     async def opened(self, key: OwnKey, brought: BroughtKey, *, request_id: str) -> OpenedKey:
@@ -282,7 +312,7 @@ class GrpcKeys:
             self._health.forget(key)
             self._copies.forget(key.name.partition("/keys/")[0])
 
-    def _hold(self, copy: Copy[_Resolved]) -> _Held:
+    def _hold(self, copy: Copy[ResolvedKeys]) -> _Held:
         return _Held(copy, self._copies, self._health.over(copy.keys.keys), self._clock)
 
     # ---- watch
@@ -298,7 +328,8 @@ class GrpcKeys:
                 async for _ in self._watch_once():
                     answered = True
             except grpc.aio.AioRpcError as fault:
-                log.warning("key_watch_lost", code=fault.code().name)
+                advice = handshake_advice(fault.details())
+                log.warning("key_watch_lost", code=fault.code().name, **advice)
             except TimeoutError:
                 log.warning("key_watch_silent", seconds=ANSWER_SECONDS_MAX)
             except ServiceError as fault:
@@ -340,17 +371,22 @@ class GrpcKeys:
             await call.write(question)
 
 
-def _resolved(answer: pb.AccountKeys, *, asked_at: float, now: float) -> _Resolved:
-    current = [(item.key.name, item.key.version, item.secret) for item in answer.keys]
-    earlier = [(item.key.name, item.previous.version, item.previous.secret) for item in answer.keys]
-    return _Resolved(
-        keys=account_keys(answer, asked_at=asked_at, now=now),
-        secrets={
-            (name, version): Secret(secret)
-            for name, version, secret in (*current, *earlier)
-            if secret
-        },
+def resolved_keys(
+    account: str, answer: pb.AccountKeys, *, asked_at: float, now: float
+) -> ResolvedKeys:
+    """
+    Read an account's keys with their secrets; the arguments are those of `account_keys`.
+    """
+    earlier = tuple(_secret(item.previous.secret) for item in answer.keys)
+    return ResolvedKeys(
+        keys=account_keys(account, answer, asked_at=asked_at, now=now),
+        secrets=tuple(_secret(item.secret) for item in answer.keys)
+        + (earlier if any(earlier) else ()),
     )
+
+
+def _secret(text: str) -> Secret | None:
+    return Secret(text) if text else None
 
 
 def _not_opened(fault: grpc.aio.AioRpcError, key: OwnKey) -> Exception:

@@ -6,21 +6,30 @@ Between keyvault's messages and the router's own terms.
 from __future__ import annotations
 
 import dataclasses
+from sys import intern
 
 from ownkey.keyvault.v1 import key_pb2
 from ownkey.keyvault.v1 import resolution_pb2 as pb
 
-from services.router.domain.keys import AccountKeys, HealthMark, HealthState, OwnKey
+from services.router.domain.keys import (
+    ALL_MODELS,
+    AccountKeys,
+    HealthMark,
+    HealthState,
+    OwnKey,
+)
 from services.router.domain.outcomes import Outcome
 from services.router.providers.azure import AZURE
 from services.router.providers.azure_credential import read_deployments
 from services.router.providers.base import APIKeyCredential, CredentialMalformedError
+from services.router.providers.vertex import VERTEX
+from services.router.providers.vertex_credential import read_service_account
 from services.shared.secret import Secret
 
 MILLIS = 1000
 
 _HEALTH = {
-    key_pb2.HEALTH_STATE_ACTIVE: HealthState.ACTIVE,
+    # ACTIVE is no mark: nothing stands in the key's way.
     key_pb2.HEALTH_STATE_SUSPECT: HealthState.SUSPECT,
     key_pb2.HEALTH_STATE_REJECTED: HealthState.REJECTED,
     key_pb2.HEALTH_STATE_NO_CREDIT: HealthState.NO_CREDIT,
@@ -37,19 +46,24 @@ _REPORTED = {
 }
 
 
-def account_keys(answer: pb.AccountKeys, *, asked_at: float, now: float) -> AccountKeys:
+def account_keys(
+    account: str, answer: pb.AccountKeys, *, asked_at: float, now: float
+) -> AccountKeys:
     """
     Read an account's keys, without their secrets.
 
+    Those of many accounts are held: what they have in common is one object for all.
+
     Args:
+        account: Whose they are, as they are held under.
         answer: Keyvault's message.
         asked_at: Monotonic seconds when it was asked for; overlaps are counted from here, so that
             no transit time extends them.
         now: Monotonic seconds; health's times left are counted from here.
     """
     return AccountKeys(
-        account=answer.account,
-        active_provider=answer.settings.active_provider,
+        account=account,
+        active_provider=intern(answer.settings.active_provider),
         use_backups=answer.settings.use_backups,
         keys=tuple(_with_previous(item, asked_at, now) for item in answer.keys),
     )
@@ -75,6 +89,7 @@ def _with_previous(item: pb.ResolvedKey, asked_at: float, now: float) -> OwnKey:
         # Only what the server stored has an overlap, also where the current one has left it.
         client_held=False,
         deployed_models=_deployed_models(key.provider, previous.secret),
+        region=_region(key.provider, previous.secret),
         ends_at=asked_at + previous.remaining_millis / MILLIS,
     )
     return dataclasses.replace(key, previous=earlier)
@@ -87,10 +102,10 @@ def _key(item: pb.ResolvedKey, now: float) -> OwnKey:
     limit = key.monthly_limit_nano_usd if key.HasField("monthly_limit_nano_usd") else None
     return OwnKey(
         name=key.name,
-        provider=key.provider,
+        provider=intern(key.provider),
         hint=key.hint,
         version=key.version,
-        etag=key.etag,
+        etag=intern(key.etag),
         order=key.order,
         # A key without its secret cannot serve, whatever it says of itself; one that cannot be
         # opened now is neither absent nor disabled, nor is one that comes with the request.
@@ -98,11 +113,12 @@ def _key(item: pb.ResolvedKey, now: float) -> OwnKey:
         and bool(item.secret or unopened or client_held),
         active=key.active,
         always_use=key.always_use,
-        allowed_models=frozenset(key.allowed_models),
+        allowed_models=frozenset(key.allowed_models) if key.allowed_models else ALL_MODELS,
         deployed_models=None
         if unopened or client_held
         else _deployed_models(key.provider, item.secret),
-        default_model=key.default_model,
+        region=_region(key.provider, item.secret) or _region_shown(key.provider, key.hint),
+        default_model=intern(key.default_model),
         client_held=client_held,
         monthly_limit_nano_usd=limit,
         health=(HealthMark(HealthState.UNOPENED),) * unopened
@@ -125,3 +141,25 @@ def _deployed_models(provider: str, secret: str) -> frozenset[str] | None:
     except CredentialMalformedError:
         return frozenset()
     return frozenset(deployment.model_slug for deployment in deployments)
+
+
+def _region(provider: str, secret: str) -> str:
+    """
+    Give the region that a credential names; empty where none decides about prices, or where the
+    credential cannot be read.
+    """
+    if provider != VERTEX.provider or not secret:
+        return ""
+    try:
+        return intern(read_service_account(APIKeyCredential(Secret(secret))).region)
+    except CredentialMalformedError:
+        return ""
+
+
+def _region_shown(provider: str, hint: str) -> str:
+    """
+    Give the region out of a hint, `project region …end`: all that is known of a credential that
+    only its browser holds.
+    """
+    parts = hint.split()
+    return intern(parts[1]) if provider == VERTEX.provider and len(parts) > 1 else ""

@@ -27,6 +27,7 @@ from services.shared.errors import (
     PeerUnavailableError,
     ServiceError,
 )
+from services.shared.handshake import handshake_advice
 from services.shared.identity import call_metadata
 from services.shared.logging import get_logger
 from services.shared.status import RichStatus, from_rpc_error, read_status
@@ -202,7 +203,12 @@ async def retried(
                     return await attempt()
                 except grpc.aio.AioRpcError as fault:
                     status = from_rpc_error(fault)
-                    log.warning("ledger_call_failed", code=status.code.name, reason=status.reason)
+                    log.warning(
+                        "ledger_call_failed",
+                        code=status.code.name,
+                        reason=status.reason,
+                        **handshake_advice(fault.details()),
+                    )
                     if status.reason in REFUSALS:
                         raise _refusal(status) from None
                     if status.code not in passing:

@@ -186,6 +186,7 @@ def _recorded_attempt(item: pb.Authorization) -> RecordedAttempt:
             reasoning_tokens=units.reasoning_token_count,
             images=units.image_count,
             characters=units.character_count,
+            media_milliseconds=units.media_milliseconds,
         ),
     )
 
@@ -208,6 +209,7 @@ def _capture(capture: Capture) -> pb.CaptureTerms:
             reasoning_token_count=usage.reasoning_tokens,
             image_count=usage.images,
             character_count=usage.characters,
+            media_milliseconds=usage.media_milliseconds,
         ),
         basis=_BASES[capture.basis],
         delivered=capture.delivered,

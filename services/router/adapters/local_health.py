@@ -3,7 +3,8 @@
 What this process itself found out about keys and keyvault has not told back yet.
 
 A note bridges the moment until the report has landed and the account is resolved anew. Bounded in
-number; a later cooldown extends an earlier one, never shortens it.
+number; a later cooldown extends an earlier one, never shortens it. A shared key is not taken out of
+service by one request's outcome: that it has no credit is keyvault's to confirm.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections import OrderedDict
 from services.router.domain.keys import AccountKeys, HealthMark, HealthState, OwnKey
 from services.router.domain.next_step import UNHINTED_WAIT_SECONDS
 from services.router.domain.outcomes import Outcome
+from services.router.usecases.ports import PLATFORM
 
 NOTES_MAX = 10_000
 NO_CREDIT_SECONDS = 60.0
@@ -47,7 +49,7 @@ class LocalHealth:
             wait = UNHINTED_WAIT_SECONDS if retry_after is None else retry_after
             until = now + min(wait, COOLING_SECONDS_MAX)
             mark = HealthMark(HealthState.COOLING, model, until)
-        elif outcome is Outcome.INSUFFICIENT_CREDIT:
+        elif outcome is Outcome.INSUFFICIENT_CREDIT and not _is_shared(key):
             mark = HealthMark(HealthState.NO_CREDIT, model, now + NO_CREDIT_SECONDS)
         else:
             return  # Keyvault confirms before a key is rejected.
@@ -74,3 +76,7 @@ class LocalHealth:
     def _marked(self, key: OwnKey) -> OwnKey:
         marks = tuple(self._notes.get((key.name, key.version), {}).values())
         return dataclasses.replace(key, health=key.health + marks) if marks else key
+
+
+def _is_shared(key: OwnKey) -> bool:
+    return key.name.startswith(f"{PLATFORM}/")

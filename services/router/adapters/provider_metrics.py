@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Histogram
@@ -124,11 +125,22 @@ class ObservedCalls:
                 raise
             finally:
                 span.set(outcome=outcome)
-                CALLS.labels(provider=provider, model=model, funding=funding, outcome=outcome).inc()
-                CALL_SECONDS.labels(provider=provider).observe(self._clock.monotonic() - started)
+                _calls(provider, model, funding, outcome).inc()
+                _seconds(provider).observe(self._clock.monotonic() - started)
             if outcome != SERVED:
                 span.fail(outcome)
             return result
+
+
+@cache
+def _calls(provider: str, model: str, funding: str, outcome: str) -> Counter:
+    # Kept: to look the labels up takes longer than to count. They are bounded, as all labels are.
+    return CALLS.labels(provider=provider, model=model, funding=funding, outcome=outcome)
+
+
+@cache
+def _seconds(provider: str) -> Histogram:
+    return CALL_SECONDS.labels(provider=provider)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

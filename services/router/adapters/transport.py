@@ -1,25 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-The only way to the providers: HTTP over aiohttp.
+The only way to the providers: HTTP/1.1 over aiohttp's connections.
 
 Pooled per host, TLS checked, no redirects, no cookies, no retries, no proxy from the environment.
 Names are looked up here, and only public addresses are connected to: the very address that was
-checked. A pooled connection carries no credential: each request brings its own headers. Right
-before the first byte, with the connection in hand, the request's lease is asked for once more.
+checked. A pooled connection carries no credential: each request brings its own headers. Once the
+connection is in hand the request's lease is asked for, and the request written in the same step.
+
+aiohttp's connector connects and keeps connections, its compiled parser reads the answers. Its
+session stands aside: it would take several times longer than both, and write in a task of its own,
+before which the process may be stopped for any time.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import ipaddress
 import socket
-from contextvars import ContextVar
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.http import HttpProcessingError, RawResponseMessage
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
@@ -32,7 +37,6 @@ if TYPE_CHECKING:
 
     from services.router.providers.base import HTTPRequest
 
-CHUNK_BYTES = 64 * 1024
 CONNECTIONS_MAX = 4_096
 CONNECTIONS_PER_HOST_MAX = 1_024
 CONNECT_SECONDS_MAX = 10.0
@@ -40,28 +44,20 @@ KEEPALIVE_SECONDS = 30.0
 DNS_SECONDS = 30
 HEADER_BYTES_MAX = 64 * 1024
 
-_may_send: ContextVar[Callable[[], bool] | None] = ContextVar("may_send", default=None)
+HTTP_OK = 200
+BODILESS = frozenset({"GET", "HEAD", "DELETE"})
+"""Methods whose requests say nothing of a body where they have none."""
+
+_FAULTS = (aiohttp.ClientError, HttpProcessingError, OSError)
+"""What the library raises; TimeoutError is an OSError."""
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_IPV4_MASK = 0xFFFF_FFFF
 
 
-class _LeasedConnector(aiohttp.TCPConnector):
+class _Connector(aiohttp.TCPConnector):
     """
-    Connects so that nothing written waits, and asks whether a request without a body may still be
-    sent once its connection is in hand; one with a body is asked for by `_LeasedBody`.
+    Connects so that nothing written waits.
     """
-
-    async def connect(self, req: Any, traces: Any, timeout: Any) -> Any:  # noqa: ASYNC109
-        """
-        Give a connection, new or pooled.
-
-        Raises:
-            StaleKeyError: The request may no longer be sent.
-        """
-        connection = await super().connect(req, traces, timeout)
-        may_send = _may_send.get()
-        if may_send is not None and not may_send():
-            connection.release()
-            raise StaleKeyError
-        return connection
 
     async def _wrap_create_connection(self, *args: Any, **named: Any) -> Any:
         """
@@ -93,28 +89,60 @@ class _LeasedConnector(aiohttp.TCPConnector):
         return secured, protocol
 
 
-class _LeasedBody(aiohttp.BytesPayload):
+class _Place:
     """
-    Asks whether the request may still be sent in the very step that writes it.
-
-    The library writes a request with a body in a task of its own: between having the connection and
-    writing, the process may be stopped for any time.
+    Where a request goes: what the connector reads of a request.
     """
 
-    def __init__(self, body: bytes, may_send: Callable[[], bool]) -> None:
-        super().__init__(body)
-        self._may_send = may_send
+    __slots__ = ("connection_key", "port", "url")
 
-    async def write_with_length(self, writer: Any, content_length: int | None) -> None:
-        """
-        Write head and body; the head waits for its body.
+    proxy = None
+    server_hostname = None
+    ssl = True
+    """Certificates are checked, as the connector is told to."""
 
-        Raises:
-            StaleKeyError: The request may no longer be sent.
+    def __init__(self, url: URL) -> None:
+        assert url.raw_host is not None, "a request's address is absolute"
+        self.url = url
+        self.port = url.port
+        self.connection_key = ConnectionKey(
+            host=url.raw_host,
+            port=url.port,
+            is_ssl=self.is_ssl(),
+            ssl=self.ssl,
+            proxy=None,
+            proxy_auth=None,
+            proxy_headers_hash=None,
+        )
+
+    def is_ssl(self) -> bool:
         """
-        if not self._may_send():
-            raise StaleKeyError
-        await super().write_with_length(writer, content_length)
+        Tell whether it is reached over TLS.
+        """
+        return self.url.scheme == "https"
+
+
+class PrivateAddressError(OSError):
+    """
+    A name leads to an address that is not public; nothing was connected to.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(errno.EHOSTUNREACH, "the name leads to an address that is not public")
+
+
+def is_public(address: str) -> bool:
+    """
+    Tell whether an IP address is one of the public internet's.
+
+    One that holds an IPv4 address is as public as that is: mapped (RFC 4291 section 2.5.5.2), 6to4
+    (RFC 3056), and translated (RFC 6052), behind which a gateway may stand.
+    """
+    found = ipaddress.ip_address(address)
+    if isinstance(found, ipaddress.IPv6Address):
+        translated = ipaddress.IPv4Address(int(found) & _IPV4_MASK) if found in _NAT64 else None
+        found = found.ipv4_mapped or found.sixtofour or translated or found
+    return found.is_global and not found.is_multicast
 
 
 class PublicResolver(AbstractResolver):
@@ -137,11 +165,12 @@ class PublicResolver(AbstractResolver):
         Give the addresses of a host, each of them public.
 
         Raises:
-            OSError: There is none, or one is not public.
+            PrivateAddressError: One is not public.
+            OSError: There is none.
         """
         found = await self._inner.resolve(host, port, family)
-        if not all(ipaddress.ip_address(item["host"]).is_global for item in found):
-            raise OSError(errno.EHOSTUNREACH, "the name leads to an address that is not public")
+        if not all(is_public(item["host"]) for item in found):
+            raise PrivateAddressError
         return found
 
     async def close(self) -> None:
@@ -154,36 +183,38 @@ class PublicResolver(AbstractResolver):
 class AiohttpTransport:
     """
     Sends requests.
+
+    Args:
+        resolver: Looks names up; the system's by default.
+        tls: What servers have to show; the authorities of the system by default.
     """
 
-    def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
+    def __init__(
+        self, *, resolver: AbstractResolver | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._resolver = resolver
+        self._tls = tls
+        self._connector: _Connector | None = None
 
     async def open(self) -> None:
         """
         Open the pool; inside the running loop.
         """
-        self._session = aiohttp.ClientSession(
-            connector=_LeasedConnector(
-                limit=CONNECTIONS_MAX,
-                limit_per_host=CONNECTIONS_PER_HOST_MAX,
-                keepalive_timeout=KEEPALIVE_SECONDS,
-                ttl_dns_cache=DNS_SECONDS,
-                resolver=PublicResolver(),
-            ),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=True,
-            max_field_size=HEADER_BYTES_MAX,
-            max_line_size=HEADER_BYTES_MAX,
-            skip_auto_headers=("User-Agent",),
+        self._connector = _Connector(
+            limit=CONNECTIONS_MAX,
+            limit_per_host=CONNECTIONS_PER_HOST_MAX,
+            keepalive_timeout=KEEPALIVE_SECONDS,
+            ttl_dns_cache=DNS_SECONDS,
+            resolver=PublicResolver(self._resolver),
+            ssl=self._tls or True,
         )
 
     async def close(self) -> None:
         """
         Close the pool.
         """
-        if self._session is not None:
-            await self._session.close()
+        if self._connector is not None:
+            await self._connector.close()
 
     @contextlib.asynccontextmanager
     async def send(
@@ -198,48 +229,108 @@ class AiohttpTransport:
         """
         Send a request and give its answer; see the port.
         """
-        assert self._session is not None, "the transport is open"
+        assert self._connector is not None, "the transport is open"
         progress = _Progress()
-
-        def check() -> bool:
-            # Once asked, bytes follow.
-            progress.sent = may_send()
-            progress.stale = not progress.sent
-            return progress.sent
-
-        token = _may_send.set(None if request.body else check)
+        url = URL(request.url, encoded=True)
+        timeout = aiohttp.ClientTimeout(connect=min(CONNECT_SECONDS_MAX, head_seconds))
         try:
-            with _translated(progress):
-                response = await self._session.request(
-                    request.method,
-                    URL(request.url, encoded=True),
-                    headers=dict(request.headers),
-                    data=_LeasedBody(request.body, check) if request.body else None,
-                    allow_redirects=False,
-                    timeout=aiohttp.ClientTimeout(
-                        total=None,
-                        connect=min(CONNECT_SECONDS_MAX, head_seconds),
-                        sock_read=head_seconds,
-                    ),
-                )
-        finally:
-            _may_send.reset(token)
+            # The connector reads no more of a request than its place.
+            connection = await self._connector.connect(_Place(url), [], timeout)  # type: ignore[arg-type]
+        except _FAULTS as fault:
+            raise _failure(fault, progress) from None
         try:
-            yield _Answer(response, idle_seconds, progress, body_bytes_max)
+            message, payload = await _exchange(
+                connection,
+                _written(request, url),
+                may_send,
+                progress,
+                head_seconds=head_seconds,
+                idle_seconds=idle_seconds,
+            )
+            yield _Answer(message, payload, progress, body_bytes_max)
         finally:
-            # Back to the pool where the answer was read to its end, else closed.
-            response.release()
-            await response.wait_for_close()
+            # It goes back to the pool unless something of an answer is still to come.
+            if progress.sent and not progress.answered:
+                connection.close()
+            connection.release()
+
+
+async def _exchange(
+    connection: Any,
+    written: bytes,
+    may_send: Callable[[], bool],
+    progress: _Progress,
+    *,
+    head_seconds: float,
+    idle_seconds: float,
+) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
+    """
+    Write a request on a connection if it may still be sent, and read the head of its answer.
+
+    Raises:
+        StaleKeyError: It may not.
+        ProviderError: NETWORK or TIMEOUT.
+    """
+    protocol = connection.protocol
+    protocol.set_response_params(
+        read_until_eof=True,
+        read_timeout=head_seconds,
+        max_line_size=HEADER_BYTES_MAX,
+        max_field_size=HEADER_BYTES_MAX,
+    )
+    if not may_send():
+        raise StaleKeyError
+    # Once asked, bytes follow.
+    progress.sent = True
+    connection.transport.write(written)
+    status = 0
+    try:
+        # Others may come before the answer (https://www.rfc-editor.org/rfc/rfc9110#section-15.2).
+        while status < HTTP_OK:
+            protocol.start_timeout()
+            message, payload = await protocol.read()
+            status = message.code
+    except _FAULTS as fault:
+        raise _failure(fault, progress) from None
+    progress.answered = True
+    if not payload.is_eof():
+        protocol.read_timeout = idle_seconds
+        protocol.start_timeout()
+    return message, payload
+
+
+def _written(request: HTTPRequest, url: URL) -> bytes:
+    """
+    Write a request (https://www.rfc-editor.org/rfc/rfc9112#section-3).
+
+    Raises:
+        ValueError: A line would break in two.
+    """
+    headers = {
+        "host": url.host_port_subcomponent,
+        "accept": "*/*",
+        "accept-encoding": "gzip, deflate",
+        **request.headers,
+    }
+    if request.body or request.method not in BODILESS:
+        headers["content-length"] = str(len(request.body))
+    lines = [f"{request.method} {url.raw_path_qs} HTTP/1.1"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    head = "\r\n".join(lines)
+    breaks = len(lines) - 1
+    if head.count("\r") != breaks or head.count("\n") != breaks or "\0" in head:
+        raise ValueError("a header of the request holds a line break")
+    return f"{head}\r\n\r\n".encode() + request.body
 
 
 class _Progress:
     """How far a request has come."""
 
-    __slots__ = ("sent", "stale")
+    __slots__ = ("answered", "sent")
 
     def __init__(self) -> None:
         self.sent = False
-        self.stale = False
+        self.answered = False
 
 
 class _Answer:
@@ -249,18 +340,17 @@ class _Answer:
 
     def __init__(
         self,
-        response: aiohttp.ClientResponse,
-        idle_seconds: float,
+        message: RawResponseMessage,
+        payload: aiohttp.StreamReader,
         progress: _Progress,
         body_bytes_max: int,
     ) -> None:
         self._body_bytes_max = body_bytes_max
-        self._response = response
-        self._idle_seconds = idle_seconds
+        self._payload = payload
         self._progress = progress
-        self.status = response.status
+        self.status = message.code
         self.headers: Mapping[str, str] = {
-            name.lower(): value for name, value in response.headers.items()
+            name.lower(): value for name, value in message.headers.items()
         }
 
     async def read(self) -> bytes:
@@ -274,14 +364,11 @@ class _Answer:
         Read the body as it comes.
         """
         size = 0
-        content = self._response.content
         while True:
-            with _translated(self._progress):
-                # What has come already needs no timer.
-                data = content.read_nowait()
-                if not data and not content.at_eof():
-                    async with asyncio.timeout(self._idle_seconds):
-                        data = await content.readany()
+            try:
+                data = await self._payload.readany()
+            except _FAULTS as fault:
+                raise _failure(fault, self._progress) from None
             if not data:
                 return
             size += len(data)
@@ -296,29 +383,38 @@ class _Answer:
             yield data
 
 
-@contextlib.contextmanager
-def _translated(progress: _Progress) -> Any:
+def _failure(fault: Exception, progress: _Progress) -> ProviderError:
     """
-    Turn the library's failures into ours; its text stays behind.
+    Give our failure for the library's, whose text stays behind.
     """
-    try:
-        yield
-    except TimeoutError:
-        billed = Billed.MAYBE_BILLED if progress.sent else Billed.NOT_SENT
+    billed = Billed.MAYBE_BILLED if progress.sent else Billed.NOT_SENT
+    if isinstance(fault, TimeoutError):
         outcome = Outcome.TIMEOUT if progress.sent else Outcome.NETWORK
         message = (
             "no answer came in time: try again or use a faster model"
             if progress.sent
             else "connecting took too long: try again shortly"
         )
-        raise ProviderError(outcome=outcome, safe_message=message, billed=billed) from None
-    except (aiohttp.ClientError, OSError):
-        if progress.stale:
-            raise StaleKeyError from None
-        billed = Billed.MAYBE_BILLED if progress.sent else Billed.NOT_SENT
-        message = (
-            "the connection broke before the answer was whole: try again"
-            if progress.sent
-            else "it cannot be reached: try again shortly or use another model"
+        return ProviderError(outcome=outcome, safe_message=message, billed=billed)
+    return ProviderError(
+        outcome=Outcome.NETWORK,
+        safe_message=_broken_message(fault, sent=progress.sent),
+        billed=billed,
+        retryable=not isinstance(fault.__cause__, PrivateAddressError),
+    )
+
+
+def _broken_message(error: Exception, *, sent: bool) -> str:
+    """
+    Say what a failed connection means to a person.
+    """
+    if sent:
+        return "the connection broke before the answer was whole: try again"
+    if isinstance(error.__cause__, PrivateAddressError):
+        return (
+            "its name leads to an address that is not public, where no key is sent: check the "
+            "address that the key names"
         )
-        raise ProviderError(outcome=Outcome.NETWORK, safe_message=message, billed=billed) from None
+    if isinstance(error, ssl.SSLError):
+        return "it does not show a certificate that can be trusted: check the address"
+    return "it cannot be reached: try again shortly or use another model"

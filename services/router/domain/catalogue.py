@@ -9,20 +9,25 @@ itself takes it whole. Such an offer has no price.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
-    from services.router.domain.prices import Price
+    from services.router.domain.price_schedule import PriceSchedule
+    from services.router.domain.prices import Premium, Price
 
 IMAGE_TOKENS_MAX_DEFAULT = 50_000
 """Upper bound of one image's tokens; gpt-4o-mini's tiles come to 48,169 at most
 (https://developers.openai.com/docs/guides/images-vision)."""
 OUTPUT_TOKENS_DEFAULT = 4_096
 """Output limit of a model outside the catalogue, where the request sets none."""
+GLOBAL_REGION = "global"
+"""The region of Vertex's global endpoint."""
 
 
 class Capability(StrEnum):
@@ -52,7 +57,29 @@ class Offer:
     provider_model: str
     """The model as the provider calls it."""
     price: Price | None
-    """None where unpriced: own keys only."""
+    """In force now; None where unpriced: own keys only."""
+    schedule: PriceSchedule | None = None
+    """How the price changes; None where nothing says that it does."""
+    premium: Premium | None = None
+    """What the provider adds where it serves in one region, or in several, but not globally."""
+
+    def at(self, moment: datetime) -> Offer:
+        """
+        Give the offer at the price in force at a moment.
+        """
+        if self.schedule is None:
+            return self
+        return dataclasses.replace(self, price=self.schedule.at(moment))
+
+    def in_region(self, region: str) -> Offer:
+        """
+        Give the offer at the price of a region; empty where the provider knows none.
+        """
+        if self.premium is None or region in ("", GLOBAL_REGION):
+            return dataclasses.replace(self, premium=None) if self.premium else self
+        if self.price is None:
+            return self
+        return dataclasses.replace(self, price=self.price.with_premium(self.premium))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +177,8 @@ class Model:
     context_tokens: int
     """Most tokens of input and output; 0 where unknown."""
     default_max_output_tokens: int
+    output_tokens_max: int = 0
+    """Most output tokens that a request may ask for; 0 where unknown."""
     image_tokens_max: int
     """Upper bound of one image's tokens."""
     fast: bool
@@ -228,6 +257,24 @@ class Catalogue:
     models: Mapping[str, Model]
     credits: CreditDefaults
     media: MediaDefaults = MediaDefaults()
+
+    def at(self, moment: datetime) -> Catalogue:
+        """
+        Give the catalogue at the prices in force at a moment.
+        """
+        models = {
+            name: dataclasses.replace(model, offers=tuple(o.at(moment) for o in model.offers))
+            for name, model in self.models.items()
+        }
+        return dataclasses.replace(self, models=models)
+
+    def next_change(self, moment: datetime) -> datetime | None:
+        """
+        Give the next moment from which another price may be in force; None where none follows.
+        """
+        schedules = (o.schedule for m in self.models.values() for o in m.offers)
+        changes = (each.next_change(moment) for each in schedules if each is not None)
+        return min((change for change in changes if change is not None), default=None)
 
     def offers(self, model: str) -> tuple[Offer, ...]:
         """

@@ -11,7 +11,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from services.router.domain.keys import HealthMark, HealthState
+from services.router.domain.limits import input_excess, output_excess
 from services.router.domain.plan import Candidate, Exclusion, ExclusionReason, Funding
+from services.router.domain.text import (
+    EARLIER_REASONING,
+    LENIENT_SCHEMA,
+    REASONING_SIGNATURE,
+    TOOL_CALL_SIGNATURE,
+    TOOL_RESULT_FAILED,
+)
 
 if TYPE_CHECKING:
     from services.router.domain.catalogue import Catalogue, Offer
@@ -20,8 +28,21 @@ if TYPE_CHECKING:
     from services.router.domain.request import Request
     from services.router.domain.work import Unsupported
 
-TUNING_FIELDS = frozenset({"temperature", "top_p", "top_k", "stop", "seed", "reasoning_effort"})
-"""Fields without which the answer still answers: dropped where the provider lacks them."""
+_FIELDS = {
+    ExclusionReason.PRICE: "route.max_price",
+    ExclusionReason.PARAMETER: "model",
+    ExclusionReason.SOURCE: "source",
+}
+"""The request's field behind a reason, unless said otherwise."""
+TUNING_FIELDS = frozenset(
+    {
+        *("temperature", "top_p", "top_k", "stop", "seed", "reasoning_effort"),
+        *(TOOL_RESULT_FAILED, TOOL_CALL_SIGNATURE, EARLIER_REASONING, REASONING_SIGNATURE),
+        LENIENT_SCHEMA,
+    }
+)
+"""Fields without which the answer still answers: dropped where the provider lacks them, with a
+note; a request that requires its parameters passes such a provider by."""
 
 
 class Fitting:
@@ -61,24 +82,27 @@ class Fitting:
         detail: str,
         *,
         offer: Offer | None = None,
+        field: str = "",
     ) -> None:
         """
         Note what takes no part.
         """
-        self.exclusions.append(Exclusion(funding, provider, key, reason, detail, offer))
+        field = field or _FIELDS.get(reason, "")
+        self.exclusions.append(Exclusion(funding, provider, key, reason, detail, offer, field))
 
     def preferred(self, funding: Funding, provider: str, key: str) -> bool:
         """
         Tell whether the preferences let a provider take part.
         """
         preferences = self.request.preferences
-        field = ""
+        field, verb = "", ""
         if preferences.only and provider not in preferences.only:
-            field = "route.only leaves it out"
+            field, verb = "route.only", "leaves it out"
         elif provider in preferences.ignore:
-            field = "route.ignore names it"
+            field, verb = "route.ignore", "names it"
         if field:
-            self.exclude(funding, provider, key, ExclusionReason.PREFERENCE, field)
+            reason, detail = ExclusionReason.PREFERENCE, f"{field} {verb}"
+            self.exclude(funding, provider, key, reason, detail, field=field)
         return not field
 
     def candidate(self, funding: Funding, key: OwnKey, offer: Offer) -> Candidate | None:
@@ -86,6 +110,7 @@ class Fitting:
         Give a candidate, or note why there is none.
         """
         name = key.name if funding is Funding.OWN_KEY else ""
+        offer = offer.in_region(key.region)
         fault = self.fault(offer)
         if fault:
             self.exclude(funding, offer.provider, name, *fault, offer=offer)
@@ -97,7 +122,14 @@ class Fitting:
         if lacking and (essential or request.preferences.require_parameters):
             fields = ", ".join(essential or lacking)
             detail = f"it does not take {fields} for {offer.model}"
-            self.exclude(funding, offer.provider, name, ExclusionReason.PARAMETER, detail)
+            self.exclude(
+                funding,
+                offer.provider,
+                name,
+                ExclusionReason.PARAMETER,
+                detail,
+                field="input" if essential else "route.require_parameters",
+            )
             return None
         health, gate = self._health(key, offer), self._conditions.gate(key, offer)
         probation = key.is_on_probation(offer.provider_model, now=self._now)
@@ -155,6 +187,10 @@ class Fitting:
         for capability, what in self._needs:
             if capability not in model.capabilities:
                 return ExclusionReason.PARAMETER, f"{offer.model} does not take {what}"
+        if excess := input_excess(self.request.input, model):
+            return ExclusionReason.PARAMETER, f"the input {excess}"
+        if excess := output_excess(self.request.input, model):
+            return ExclusionReason.PARAMETER, f"max_output_tokens {excess}"
         return None
 
     def without_fallbacks(
@@ -170,7 +206,7 @@ class Fitting:
         for candidate in candidates:
             if candidate.offer.provider not in allowed:
                 name = candidate.key.name if funding is Funding.OWN_KEY else ""
-                detail = "route.allow_fallbacks is false"
-                reason = ExclusionReason.PREFERENCE
-                self.exclude(funding, candidate.offer.provider, name, reason, detail)
+                field, reason = "route.allow_fallbacks", ExclusionReason.PREFERENCE
+                detail = f"{field} is false"
+                self.exclude(funding, candidate.offer.provider, name, reason, detail, field=field)
         return tuple(c for c in candidates if c.offer.provider in allowed)

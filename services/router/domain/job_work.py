@@ -68,11 +68,11 @@ class _JobWork:
 
     def priced(self, offer: Offer) -> Offer:
         """
-        Give the offer at the price of this resolution; unpriced where the list leaves it out.
+        Give the offer at the price of such a video; unpriced where the list leaves it out.
         """
         if offer.price is None:
             return offer
-        price = offer.price.for_video(self.resolution)
+        price = offer.price.for_video(self.resolution, silent=self.silent)
         return dataclasses.replace(offer, price=price and price.for_image("", ""))
 
     @property
@@ -81,6 +81,13 @@ class _JobWork:
         Give the resolution asked for; empty for the default.
         """
         return ""
+
+    @property
+    def silent(self) -> bool:
+        """
+        Tell whether the video is to have no sound.
+        """
+        return False
 
     def worst_case_nano_usd(self, offer: Offer, catalogue: Catalogue) -> int | None:
         """
@@ -180,6 +187,13 @@ class NativeInput(_JobWork):
         found = _find(self.input_json, "resolution")
         return found.lower() if isinstance(found, str) else ""
 
+    @property
+    def silent(self) -> bool:
+        """
+        Tell whether the video is to have no sound, in Google's word for it or Replicate's.
+        """
+        return any(_find(self.input_json, name) is False for name in _SOUND)
+
     def usage_estimate(self, content_bytes: int, call: Call | None = None) -> Usage:
         """
         Give what the whole job uses, by the names that models of its kinds share.
@@ -208,6 +222,7 @@ class NativeInput(_JobWork):
 
 
 _LENGTHS = ("durationSeconds", "duration", "duration_seconds")
+_SOUND = ("generateAudio", "generate_audio")
 _COUNTS = ("sampleCount", "num_outputs", "number_of_images")
 
 

@@ -413,10 +413,13 @@ START_UNKNOWN_MESSAGE = (
     "whether the provider began the job is not known, so it was not sent again; look at the "
     "provider's own list of jobs, or start another one under a new request id"
 )
+_AT_ESTIMATE = (
+    "; its provider did not confirm that it stopped and may go on and bill it, so it costs what "
+    "was estimated"
+)
 _CANCEL_MESSAGES = {
     Cancel.CALLER: "the caller cancelled the job",
-    Cancel.KEY_WITHDRAWN: "the job's key was disabled or deleted, so the job was cancelled; what "
-    "the provider had begun may still be billed there",
+    Cancel.KEY_WITHDRAWN: "the job's key was disabled or deleted, so the job was cancelled",
     Cancel.TOO_LONG: f"the job ran for more than {RUN_MAX.seconds // 3600} hours and was cancelled",
 }
 _TRANSIENT = frozenset(
@@ -481,7 +484,8 @@ def _cancelled(
         message = "the job was cancelled at the provider, not by this service"
         failure = JobFailure(Cancel.CALLER, message)
     else:
-        failure = JobFailure(job.cancel, _CANCEL_MESSAGES[job.cancel])
+        message = _CANCEL_MESSAGES[job.cancel] + (_AT_ESTIMATE if at_estimate else "")
+        failure = JobFailure(job.cancel, message)
     terms = _estimate(job) if at_estimate else _spent(job, busy_milliseconds)
     return _ended(replace(job, state=JobState.CANCELLED, failure=failure, settlement=terms), now)
 

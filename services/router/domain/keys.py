@@ -28,6 +28,10 @@ class HealthState(StrEnum):
     """Keyvault cannot open its secret now; that says nothing about the key."""
 
 
+ALL_MODELS: frozenset[str] = frozenset()
+"""What the list of a key holds that may serve every model."""
+
+
 @dataclass(frozen=True, slots=True)
 class HealthMark:
     """
@@ -57,10 +61,12 @@ class OwnKey:
     enabled: bool
     active: bool
     always_use: bool
-    allowed_models: frozenset[str] = frozenset()
+    allowed_models: frozenset[str] = ALL_MODELS
     """`vendor/model`; empty for all."""
     deployed_models: frozenset[str] | None = None
     """The only models its credential has deployments of; None where it is not about deployments."""
+    region: str = ""
+    """Where its credential has models served; empty where its provider knows no regions."""
     default_model: str = ""
     monthly_limit_nano_usd: int | None = None
     client_held: bool = False

@@ -9,44 +9,42 @@ Events (`failed`, `refreshed`, `credits_refused`, `granted`) turn one `Progress`
 2. 401: one question for another version of the key, a newer one or the one before in its overlap;
    then REJECTED. 402, 403: not again on that key.
 3. 429: the key cools by the provider's hint. Then other own keys; one wait of at most two seconds;
-   credits by consent; where credits are refused, a wait in place up to the deadline.
+   credits by consent; where credits are refused, waits in place up to the deadline.
 4. 5xx, overload, network: the same key again after a growing, jittered pause, then the next.
-5. Budgets never multiply: attempts over all, transient retries over all and within what the account
-   can pay, one repeat of a call that may have been billed on each funding, one deadline.
-6. The state told to the ledger is the one that needs the widest consent.
+5. A shared key that cools is passed over; where all do, one is waited for that is ready soon.
+6. Budgets never multiply, each over the whole request: keys, keys tried at another version,
+   transient retries (also within what the account can pay), waits, one repeat of a call that may
+   have been billed on each funding, one deadline. Together they stay within the ledger's count.
+7. The state told to the ledger is the one that needs the widest consent.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from services.router.domain import turns
 from services.router.domain.keys import HealthState
 from services.router.domain.outcomes import Billed, Outcome
 from services.router.domain.plan import Candidate, Funding, OwnKeyState, Plan
+from services.router.domain.progress import Progress, Runner, Standing
+from services.router.domain.turns import MAYBE_BILLED_MAX
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping
+
     from services.router.domain.keys import OwnKey
     from services.router.domain.text import Usage
 
-ATTEMPTS_MAX = 32
+REFRESHES_MAX = 3
+"""Keys tried once more, at another version, after a 401."""
 TRANSIENT_RETRIES_MAX = 2
-MAYBE_BILLED_MAX = 2
-"""Calls on one funding that may have been billed without an answer: the first and one repeat."""
-SHORT_WAIT_SECONDS_MAX = 2.0
 UNHINTED_WAIT_SECONDS = 1.0
 """Cooldown after a 429 without any hint."""
 RATE_LIMIT_WAIT_SECONDS_MIN = 0.05
-WAITS_MAX = 5
-"""Waits for a cooling key within one request."""
-WAIT_SECONDS_MAX = 60.0
-"""A longer cooldown is not waited out, however long the deadline: its end is told instead."""
 BACKOFF_SECONDS_BASE = 0.5
 BACKOFF_SECONDS_MAX = 5.0
-ATTEMPT_SECONDS_MIN = 0.5
-"""With less than this left before the deadline nothing more is tried."""
 
 REQUEST_FAULTS = frozenset(
     {
@@ -79,67 +77,10 @@ class Failure:
     usage: Usage | None = None
 
 
-class Standing(StrEnum):
-    """
-    What a candidate has come to within this request.
-    """
-
-    FRESH = "fresh"
-    UNCONFIRMED = "unconfirmed"
-    """Answered 401 once: a newer version may exist."""
-    COOLING = "cooling"
-    REJECTED = "rejected"
-    NO_CREDIT = "no_credit"
-    FAILED = "failed"
-    UNOPENED = "unopened"
-    """Keyvault cannot open it now."""
-    LIMIT_REACHED = "limit_reached"
-    """Its monthly spending limit leaves no room."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Runner:
-    """
-    A candidate and what it has come to.
-    """
-
-    candidate: Candidate
-    standing: Standing
-    ready_at: float | None = 0.0
-    """Monotonic seconds before which it is not tried; None where no waiting helps."""
-    refreshed: bool = False
-    failure: Failure | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """
-    Where a request stands.
-    """
-
-    own: tuple[Runner, ...]
-    shared: tuple[Runner, ...]
-    without_own_key: OwnKeyState
-    deadline: float
-    on_credits: bool = False
-    credits_refused: bool = False
-    credits_possible: bool = True
-    ended: bool = False
-    attempts: int = 0
-    transient_retries: int = 0
-    maybe_billed: int = 0
-    """Calls on the funding in use that may have been billed without an answer."""
-    own_closed: bool = False
-    """Whether that budget is used up for own keys."""
-    waits: int = 0
-    may_repeat: bool = True
-    """Whether a call that may have been billed is made again: images, speech and jobs are not."""
-
-
 @dataclass(frozen=True, slots=True)
 class Try:
     """
-    Ask the ledger for an attempt, after a pause; its answer says which candidate is tried.
+    Ask the ledger for an attempt; its answer says which candidate is tried, once it is ready.
     """
 
     own_key_state: OwnKeyState
@@ -147,7 +88,8 @@ class Try:
     """The own key to try, set where the state is READY."""
     shared: Candidate | None
     """The shared key to try if credits pay."""
-    delay_seconds: float
+    own_wait_seconds: float = 0.0
+    shared_wait_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,11 +139,37 @@ def begin(plan: Plan, *, deadline: float, own_only: bool, may_repeat: bool = Tru
     )
 
 
+def begin_again(progress: Progress, plan: Plan, *, granted: bool) -> Progress:
+    """
+    Go on by another plan, as a key or prices have changed.
+
+    What was used of the budgets stays used, and a key that is still the same stays what it has come
+    to.
+
+    Args:
+        progress: Where the request stood.
+        plan: The new plan.
+        granted: Whether the change was found by an attempt that the ledger had granted.
+    """
+    before = {_identity(runner): runner for runner in (*progress.own, *progress.shared)}
+    refused = progress.credits_refused
+    return dataclasses.replace(
+        progress,
+        own=tuple(_carried(candidate, before) for candidate in plan.own),
+        shared=tuple(_carried(candidate, before) for candidate in plan.shared),
+        without_own_key=plan.without_own_key,
+        attempts=progress.attempts + granted,
+        keys=progress.keys + granted,
+        on_credits=not plan.own and progress.credits_possible and not refused,
+        ended=refused and not plan.own,
+    )
+
+
 def decide(progress: Progress, *, now: float) -> Step:
     """
     Give the next step.
     """
-    if progress.ended or progress.attempts >= ATTEMPTS_MAX:
+    if progress.ended:
         return _end(progress)
     for runner in (*progress.own, *progress.shared):
         if runner.standing is Standing.UNCONFIRMED:
@@ -218,12 +186,11 @@ def granted(progress: Progress, step: Try, funding: Funding) -> Progress:
     on_credits = funding is Funding.CREDITS
     switched = on_credits != progress.on_credits
     chosen = step.shared if on_credits else step.own
-    waited = chosen is not None and _find(progress, chosen).standing is Standing.COOLING
+    assert chosen is not None, "the ledger grants only what terms were sent for"
     return dataclasses.replace(
-        progress,
+        _spent_on(progress, _find(progress, chosen)),
         attempts=progress.attempts + 1,
         on_credits=on_credits,
-        waits=progress.waits + waited,
         maybe_billed=0 if switched else progress.maybe_billed,
     )
 
@@ -245,7 +212,8 @@ def limit_reached(progress: Progress, candidate: Candidate) -> Progress:
     Take the ledger's refusal of an own key that has no room left under its spending limit.
     """
     runner = _find(progress, candidate)
-    return _put(progress, runner, dataclasses.replace(runner, standing=Standing.LIMIT_REACHED))
+    changed = dataclasses.replace(runner, standing=Standing.LIMIT_REACHED)
+    return _put(_spent_on(progress, runner), runner, changed)
 
 
 def refreshed(progress: Progress, candidate: Candidate, other: OwnKey | None) -> Progress:
@@ -263,6 +231,7 @@ def refreshed(progress: Progress, candidate: Candidate, other: OwnKey | None) ->
             standing=Standing.FRESH,
             refreshed=True,
         )
+        progress = dataclasses.replace(progress, refreshes=progress.refreshes + 1)
     return _put(progress, runner, changed)
 
 
@@ -297,7 +266,7 @@ def failed(
         return _put(progress, runner, dataclasses.replace(runner, standing=Standing.FAILED))
     if failure.outcome in TRANSIENT:
         return _after_transient(progress, runner, failure, now, chance if may_retry else None)
-    changed = _after_key_failure(runner, failure, now)
+    changed = _after_key_failure(progress, runner, failure, now)
     return _put(progress, runner, changed)
 
 
@@ -307,10 +276,27 @@ def own_key_state(progress: Progress, *, now: float) -> OwnKeyState:
     """
     if not progress.own:
         return progress.without_own_key
-    if _own_choice(progress, now) is not None:
+    if turns.first_fresh(progress.own, progress, now) is not None:
         return OwnKeyState.READY
     states = [_STATES[runner.standing] for runner in progress.own]
     return max(states, key=lambda state: _CONSENT[state])
+
+
+def without_shared_key(progress: Progress) -> End:
+    """
+    End a request that credits would pay for, as no shared key can serve it now.
+    """
+    first = next(iter(progress.shared), None)
+    return End(
+        None, Funding.CREDITS, first.candidate if first else None, _ready_at(progress.shared)
+    )
+
+
+def backoff_seconds(retries: int, chance: float) -> float:
+    """
+    Give the pause before a retry: doubled each time up to a bound, a fifth more or less by chance.
+    """
+    return min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_BASE * 2.0**retries) * (0.8 + 0.4 * chance)
 
 
 def is_request_fault(failure: Failure) -> bool:
@@ -365,91 +351,89 @@ def _runner(candidate: Candidate) -> Runner:
     )
 
 
+def _carried(candidate: Candidate, before: Mapping[Hashable, Runner]) -> Runner:
+    runner = _runner(candidate)
+    known = before.get(_identity(runner))
+    return runner if known is None else dataclasses.replace(known, candidate=candidate)
+
+
+def _identity(runner: Runner) -> Hashable:
+    key, offer = runner.candidate.key, runner.candidate.offer
+    return key.name, key.version, key.etag, offer.provider_model
+
+
 def _decide_on_own_keys(progress: Progress, now: float) -> Step:
-    runner = _first_fresh(progress.own, progress, now)
-    soonest = _soonest(progress.own, progress, now)
+    runner = turns.first_fresh(progress.own, progress, now)
+    soonest = turns.soonest(progress.own, progress, now)
     if runner is None and soonest and not progress.waits:
-        runner = soonest if _wait(soonest, now) <= SHORT_WAIT_SECONDS_MAX else None
+        runner = soonest if turns.is_short(soonest, progress, now) else None
     if runner is not None:
         return _try_own(progress, runner, now)
     state = own_key_state(progress, now=now)
     if progress.credits_possible and not progress.credits_refused:
-        return Try(state, None, _shared_choice(progress, now), 0.0)
-    if soonest and progress.waits < WAITS_MAX and _wait(soonest, now) <= WAIT_SECONDS_MAX:
+        return _try(progress, state, None, now)
+    if soonest:
         return _try_own(progress, soonest, now)
     untold = not progress.attempts or state is OwnKeyState.UNKNOWN
     if untold and not progress.credits_refused:
         # The ledger knows the mode, so it words the refusal.
-        return Try(state, None, None, 0.0)
+        return Try(state, None, None)
     return _end(progress)
 
 
 def _decide_on_credits(progress: Progress, now: float) -> Step:
-    state, own = own_key_state(progress, now=now), _own_choice(progress, now)
-    runner = _first_fresh(progress.shared, progress, now)
-    if runner is None:
-        soonest = _soonest(progress.shared, progress, now)
-        short = soonest and _wait(soonest, now) <= SHORT_WAIT_SECONDS_MAX
-        runner = soonest if short and progress.waits < WAITS_MAX else None
-    if runner is not None:
-        return Try(state, own, runner.candidate, _wait(runner, now))
-    if not progress.attempts:
-        # Whether credits would pay at all is the ledger's to say, before we speak of capacity.
-        return Try(state, own, None, 0.0)
-    return _end(progress)
+    own = turns.first_fresh(progress.own, progress, now)
+    step = _try(progress, own_key_state(progress, now=now), own, now)
+    # Whether credits would pay at all is the ledger's to say, before we speak of capacity.
+    return step if step.shared is not None or not progress.attempts else _end(progress)
 
 
 def _try_own(progress: Progress, runner: Runner, now: float) -> Try:
-    shared = None if progress.credits_refused else _shared_choice(progress, now)
-    return Try(OwnKeyState.READY, runner.candidate, shared, _wait(runner, now))
+    return _try(progress, OwnKeyState.READY, runner, now)
 
 
-def _own_choice(progress: Progress, now: float) -> Candidate | None:
-    fresh = _first_fresh(progress.own, progress, now)
-    return fresh.candidate if fresh else None
+def _try(progress: Progress, state: OwnKeyState, own: Runner | None, now: float) -> Try:
+    """
+    Ask for an own key and a shared one; which of them is tried depends on who pays.
+    """
+    shared = _shared_choice(progress, now)
+    return Try(
+        state,
+        own.candidate if own else None,
+        shared.candidate if shared else None,
+        own_wait_seconds=turns.wait(own, progress, now) if own else 0.0,
+        shared_wait_seconds=turns.wait(shared, progress, now) if shared else 0.0,
+    )
 
 
-def _shared_choice(progress: Progress, now: float) -> Candidate | None:
-    if not progress.credits_possible:
+def _shared_choice(progress: Progress, now: float) -> Runner | None:
+    """
+    Choose the shared key to try if credits pay: one that cools only where it is ready soon.
+    """
+    if not progress.credits_possible or progress.credits_refused:
         return None
-    runner = _first_fresh(progress.shared, progress, now)
-    runner = runner or _soonest(progress.shared, progress, now)
-    return runner.candidate if runner else None
+    runner = turns.first_fresh(progress.shared, progress, now)
+    if runner is None:
+        soonest = turns.soonest(progress.shared, progress, now)
+        runner = soonest if soonest and turns.is_short(soonest, progress, now) else None
+    return runner
 
 
-def _first_fresh(runners: tuple[Runner, ...], progress: Progress, now: float) -> Runner | None:
-    shared_closed = progress.on_credits and progress.maybe_billed >= MAYBE_BILLED_MAX
-    if progress.own_closed if runners is progress.own else shared_closed:
-        return None
-    for runner in runners:
-        if runner.standing is Standing.FRESH and _fits(runner, progress, now):
-            return runner
-    return None
+def _spent_on(progress: Progress, runner: Runner) -> Progress:
+    """
+    Take what asking for a candidate uses of the budgets.
+    """
+    if runner.standing is Standing.COOLING:
+        return dataclasses.replace(progress, waits=progress.waits + 1)
+    # What is tried again was counted where that was decided.
+    return dataclasses.replace(progress, keys=progress.keys + (runner.failure is None))
 
 
-def _soonest(runners: tuple[Runner, ...], progress: Progress, now: float) -> Runner | None:
-    cooling = [
-        runner
-        for runner in runners
-        if runner.standing is Standing.COOLING and _fits(runner, progress, now)
-    ]
-    return min(cooling, key=lambda runner: runner.ready_at or 0.0, default=None)
-
-
-def _wait(runner: Runner, now: float) -> float:
-    return max(0.0, (runner.ready_at or 0.0) - now)
-
-
-def _fits(runner: Runner, progress: Progress, now: float) -> bool:
-    if runner.ready_at is None:
-        return False
-    return max(now, runner.ready_at) + ATTEMPT_SECONDS_MIN <= progress.deadline
-
-
-def _after_key_failure(runner: Runner, failure: Failure, now: float) -> Runner:
+def _after_key_failure(progress: Progress, runner: Runner, failure: Failure, now: float) -> Runner:
     match failure.outcome:
         case Outcome.INVALID_KEY | Outcome.EXPIRED_CREDENTIALS:
-            standing = Standing.REJECTED if runner.refreshed else Standing.UNCONFIRMED
+            confirmed = runner.refreshed or progress.refreshes >= REFRESHES_MAX
+            standing = Standing.REJECTED if confirmed else Standing.UNCONFIRMED
             return dataclasses.replace(runner, standing=standing)
         case Outcome.INSUFFICIENT_CREDIT:
             return dataclasses.replace(runner, standing=Standing.NO_CREDIT)
@@ -468,19 +452,20 @@ def _after_transient(
     """
     Repeat after a pause, or give the candidate up; without a chance nothing is repeated.
     """
-    retries = progress.transient_retries
+    retries, hint = progress.transient_retries, failure.retry_after_seconds or 0.0
     repeat = (
         failure.retryable
         and failure.outcome is not Outcome.TIMEOUT
+        # Others serve meanwhile, or the caller hears when to come back.
+        and hint <= BACKOFF_SECONDS_MAX
         and retries < TRANSIENT_RETRIES_MAX
         and progress.maybe_billed < MAYBE_BILLED_MAX
     )
     if chance is None or not repeat:
         return _put(progress, runner, dataclasses.replace(runner, standing=Standing.FAILED))
-    backoff = min(BACKOFF_SECONDS_MAX, BACKOFF_SECONDS_BASE * 2**retries) * (0.8 + 0.4 * chance)
-    ready_at = now + max(backoff, failure.retry_after_seconds or 0.0)
+    ready_at = now + max(backoff_seconds(retries, chance), hint)
     waiting = dataclasses.replace(runner, standing=Standing.FRESH, ready_at=ready_at)
-    if not _fits(waiting, progress, now):
+    if not turns.fits(waiting, progress, now):
         return _put(progress, runner, dataclasses.replace(runner, standing=Standing.FAILED))
     progress = dataclasses.replace(progress, transient_retries=retries + 1)
     return _put(progress, runner, waiting)

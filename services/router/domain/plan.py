@@ -62,6 +62,9 @@ class ExclusionReason(StrEnum):
     NO_SHARED_KEY = "no_shared_key"
     BREAKER_OPEN = "breaker_open"
     KEY_UNAVAILABLE = "key_unavailable"
+    LIMIT_REACHED = "limit_reached"
+    PAYER = "payer"
+    BUDGET = "budget"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +101,8 @@ class Exclusion:
     detail: str
     offer: Offer | None = None
     """Set where the offer was fitted and found wanting."""
+    field: str = ""
+    """The request's field that rules it out; empty where none does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

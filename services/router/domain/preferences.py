@@ -5,6 +5,7 @@ Whether a caller's preferences among providers make sense.
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING
 
 from services.shared.errors import InvalidArgumentError
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 
 def check_preferences(preferences: Preferences, catalogue: Catalogue) -> None:
     """
-    Refuse preferences that name unknown providers or contradict each other.
+    Refuse preferences that name unknown providers or contradict each other. An empty list asks for
+    nothing.
 
     Raises:
-        InvalidArgumentError: Naming the field.
+        InvalidArgumentError: Naming the field, and what is possible.
     """
+    known = sorted(catalogue.providers)
     fields: tuple[tuple[str, Iterable[str]], ...] = (
         ("order", preferences.order),
         ("only", sorted(preferences.only)),
@@ -31,10 +34,23 @@ def check_preferences(preferences: Preferences, catalogue: Catalogue) -> None:
     for name, ids in fields:
         for provider in ids:
             if provider not in catalogue.providers:
-                known = ", ".join(sorted(catalogue.providers))
-                message = f"'{provider}' is not a provider here; the providers are {known}"
-                raise InvalidArgumentError.of(f"route.{name}", message)
-    both = sorted(preferences.only & preferences.ignore)
-    if both:
-        message = f"also names '{both[0]}', which route.only asks for; remove it from one of them"
+                raise InvalidArgumentError.of(f"route.{name}", _unknown(provider, known))
+    for provider in sorted(preferences.only & preferences.ignore):
+        message = f"also names '{provider}', which route.only asks for; remove it from one of them"
         raise InvalidArgumentError.of("route.ignore", message)
+    for provider in preferences.order:
+        if provider in preferences.ignore:
+            message = (
+                f"names '{provider}', which route.ignore rules out; remove it from one of them"
+            )
+            raise InvalidArgumentError.of("route.order", message)
+        if preferences.only and provider not in preferences.only:
+            possible = ", ".join(sorted(preferences.only))
+            message = f"names '{provider}', which route.only leaves out; possible are {possible}"
+            raise InvalidArgumentError.of("route.order", message)
+
+
+def _unknown(provider: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(provider.lower(), known, n=1)
+    meant = f"did you mean '{near[0]}'? " if near else ""
+    return f"'{provider}' is not a provider here; {meant}the providers are {', '.join(known)}"

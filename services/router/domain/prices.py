@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 TOKENS_PER_RATE = 1_000_000
 _PER_MILLISECOND = TOKENS_PER_RATE // 1_000
+PRICE_ID_MAX = 128
+"""Characters of a price's id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,10 @@ class Rates:
     """For input tokens that are images; None where they cost as others do."""
     image_output: int | None = None
     """For output tokens that are images; None where they cost as others do."""
+    audio_input: int | None = None
+    """For input tokens that are sound; None where they cost as others do."""
+    audio_output: int | None = None
+    """For output tokens that are sound; None where they cost as others do."""
     image: int = 0
     """Nano-USD for each image made."""
     characters: int = 0
@@ -56,6 +62,31 @@ class Rates:
         Give the rate of output tokens that are images.
         """
         return self.output if self.image_output is None else self.image_output
+
+    @property
+    def for_audio_input(self) -> int:
+        """
+        Give the rate of input tokens that are sound.
+        """
+        return self.input if self.audio_input is None else self.audio_input
+
+    @property
+    def for_audio_output(self) -> int:
+        """
+        Give the rate of output tokens that are sound.
+        """
+        return self.output if self.audio_output is None else self.audio_output
+
+    def at_percent(self, percent: int) -> Rates:
+        """
+        Give so many hundredths of every rate, rounded up.
+        """
+        amounts = {
+            each.name: -(-amount * percent // 100)
+            for each in dataclasses.fields(self)
+            if (amount := getattr(self, each.name)) is not None
+        }
+        return Rates(**amounts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +117,8 @@ class VideoPrice:
     resolution: str
     """Empty for the default."""
     nano_usd: int
+    silent: bool = False
+    """Whether it is made without sound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +129,19 @@ class RateTier:
 
     above_input_tokens: int
     rates: Rates
+
+
+@dataclass(frozen=True, slots=True)
+class Premium:
+    """
+    What a provider charges on top of its price of tokens at some of its endpoints.
+    """
+
+    percent: int
+    source: str
+    """The page that says so."""
+    date: str
+    """When it was read, `YYYY-MM-DD`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +159,16 @@ class Price:
     """By size and quality, where images are not paid by tokens; the first that covers counts."""
 
     videos: tuple[VideoPrice, ...] = ()
-    """By resolution, where video is paid by its length."""
+    """By resolution and sound, where video is paid by its length."""
 
-    def for_video(self, resolution: str) -> Price | None:
+    def for_video(self, resolution: str, *, silent: bool = False) -> Price | None:
         """
-        Give the price for one resolution; None where the list leaves it out.
+        Give the price for one resolution, with or without sound; None where the list leaves it out.
         """
         if not self.videos:
             return self
         for row in self.videos:
-            if row.resolution == resolution:
+            if (row.resolution, row.silent) == (resolution, silent):
                 base = dataclasses.replace(self.base, media_second=row.nano_usd)
                 return dataclasses.replace(self, base=base, videos=())
         return None
@@ -141,6 +187,17 @@ class Price:
                 return dataclasses.replace(self, base=base, images=())
         return None
 
+    def with_premium(self, premium: Premium) -> Price:
+        """
+        Give the price of tokens with a premium on all of it.
+        """
+        percent = 100 + premium.percent
+        return Price(
+            f"{self.price_id}+{premium.percent}%@{premium.source}/{premium.date}"[-PRICE_ID_MAX:],
+            self.base.at_percent(percent),
+            tuple(RateTier(t.above_input_tokens, t.rates.at_percent(percent)) for t in self.tiers),
+        )
+
     def rates_for(self, input_tokens: int) -> Rates:
         """
         Give the rates of a call by the length of its input.
@@ -157,15 +214,19 @@ def cost_nano_usd(price: Price, usage: Usage) -> int:
     Give the exact vendor cost of a usage, rounded half to even.
     """
     rates = price.rates_for(usage.input_tokens)
-    parts = usage.cached_input_tokens + usage.cache_write_tokens + usage.image_input_tokens
+    input_parts = usage.cached_input_tokens + usage.cache_write_tokens
+    input_parts += usage.image_input_tokens + usage.audio_input_tokens
+    output_parts = usage.image_output_tokens + usage.audio_output_tokens
     # A provider that counts parts beyond their total must not make the cost negative.
     amount = (
-        max(0, usage.input_tokens - parts) * rates.input
+        max(0, usage.input_tokens - input_parts) * rates.input
         + usage.cached_input_tokens * rates.cached_input
         + usage.cache_write_tokens * rates.cache_write
         + usage.image_input_tokens * rates.for_image_input
-        + max(0, usage.output_tokens - usage.image_output_tokens) * rates.output
+        + usage.audio_input_tokens * rates.for_audio_input
+        + max(0, usage.output_tokens - output_parts) * rates.output
         + usage.image_output_tokens * rates.for_image_output
+        + usage.audio_output_tokens * rates.for_audio_output
         + usage.characters * rates.characters
         + usage.images * rates.image * TOKENS_PER_RATE
         + usage.media_milliseconds * rates.media_second * _PER_MILLISECOND
@@ -186,14 +247,15 @@ def worst_case_nano_usd(
     Give an upper bound of the vendor cost of a call, rounded up.
 
     Every rate that could apply up to the bound takes part: a shorter input in a lower tier may
-    carry the dearer rate, and a provider may write its cache unasked.
+    carry the dearer rate, and a provider may write its cache unasked. No request can hold sound, so
+    what sound costs on the way in does not.
     """
     reachable = [price.base]
     reachable += [t.rates for t in price.tiers if input_tokens_max > t.above_input_tokens]
     dearest_input = max(
         max(r.input, r.cached_input, r.cache_write, r.for_image_input) for r in reachable
     )
-    dearest_output = max(max(r.output, r.for_image_output) for r in reachable)
+    dearest_output = max(max(r.output, r.for_image_output, r.for_audio_output) for r in reachable)
     amount = input_tokens_max * dearest_input + output_tokens_max * dearest_output
     amount += characters * max(r.characters for r in reachable)
     whole = images * max(r.image for r in reachable)

@@ -16,6 +16,7 @@ from services.router.domain.text import ImagePart, ImageURLPart, TextCall, Usage
 from services.router.domain.token_bound import (
     input_tokens_estimate,
     input_tokens_max,
+    text_bytes,
     tokens_estimate,
 )
 
@@ -106,6 +107,11 @@ class TextInput:
     reasoning_effort: ReasoningEffort | None = None
     tool_choice: ToolChoice | None = None
     top_k: int | None = None
+    text_bytes: int = field(init=False, compare=False)
+    """UTF-8 bytes of all that is text in it; every bound and estimate begins with them."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text_bytes", text_bytes(self))
 
     @property
     def operation(self) -> Operation:

@@ -24,6 +24,14 @@ REDACTED = "redacted:"
 """Marks a signature over reasoning that its provider keeps to itself: there is no text to it."""
 
 
+TOOL_RESULT_FAILED = "messages.tool_result.failed"
+TOOL_CALL_SIGNATURE = "messages.tool_call.signature"
+EARLIER_REASONING = "messages.reasoning"
+REASONING_SIGNATURE = "messages.reasoning.signature"
+LENIENT_SCHEMA = "response_schema.strict"
+"""Fields within others that a call can do without, by the names that requests know them under."""
+
+
 class Role(StrEnum):
     """
     Who speaks in a message. The system prompt is a field of the call, not a message.
@@ -201,7 +209,43 @@ class TextCall:
         """
         if not fields:
             return self
-        return dataclasses.replace(self, **{name: _UNTUNED[name] for name in fields})  # type: ignore[arg-type]
+        changes = {name: _UNTUNED[name] for name in fields if name in _UNTUNED}
+        if LENIENT_SCHEMA in fields and self.response_schema is not None:
+            changes["response_schema"] = dataclasses.replace(self.response_schema, strict=True)
+        kept = (
+            Message(m.role, tuple(part for p in m.parts if (part := _part_without(p, fields))))
+            for m in self.messages
+        )
+        changes["messages"] = tuple(message for message in kept if message.parts)
+        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+
+    def holds(self, *fields: str) -> list[str]:
+        """
+        Name those of some fields within others that the call sets.
+        """
+        parts = [part for message in self.messages for part in message.parts]
+        held = {
+            TOOL_RESULT_FAILED: any(isinstance(p, ToolResult) and p.failed for p in parts),
+            TOOL_CALL_SIGNATURE: any(isinstance(p, ToolCall) and p.signature for p in parts),
+            EARLIER_REASONING: any(isinstance(p, ReasoningPart) for p in parts),
+            REASONING_SIGNATURE: any(isinstance(p, ReasoningPart) and p.signature for p in parts),
+            LENIENT_SCHEMA: self.response_schema is not None and not self.response_schema.strict,
+        }
+        return [field for field in fields if held[field]]
+
+
+def _part_without(part: Part, fields: Collection[str]) -> Part | None:
+    match part:
+        case ToolResult() if TOOL_RESULT_FAILED in fields:
+            return dataclasses.replace(part, failed=False)
+        case ToolCall() if TOOL_CALL_SIGNATURE in fields:
+            return dataclasses.replace(part, signature="")
+        case ReasoningPart() if EARLIER_REASONING in fields:
+            return None
+        case ReasoningPart() if REASONING_SIGNATURE in fields:
+            return dataclasses.replace(part, signature="") if part.text else None
+        case _:
+            return part
 
 
 _UNTUNED: dict[str, object] = {
@@ -238,6 +282,11 @@ class Usage:
     """Part of the input that is images, where the provider tells it apart."""
     image_output_tokens: int = 0
     """Part of the output that is images, where the provider tells it apart."""
+    audio_input_tokens: int = 0
+    """Part of the input that is sound and was not read from the cache, where the provider tells it
+    apart."""
+    audio_output_tokens: int = 0
+    """Part of the output that is sound, where the provider tells it apart."""
     images: int = 0
     """Images made."""
     characters: int = 0
@@ -282,7 +331,7 @@ class Completion:
 # The events of streams are made by the thousand: these are made in a quarter of a dataclass's time.
 
 
-class TextDelta(msgspec.Struct, frozen=True):
+class TextDelta(msgspec.Struct, frozen=True, gc=False):
     """
     The next piece of the answer's text; never empty.
     """

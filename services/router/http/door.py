@@ -9,7 +9,9 @@ before the first content has a status of its own; after it, the stream ends with
 
 from __future__ import annotations
 
+import ssl
 from contextlib import aclosing
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -415,7 +417,20 @@ def _caller(request: web.Request, *, token: str) -> Caller:
     certificate = request.transport.get_extra_info("peercert") or {}
     shown = certificate.get("subjectAltName", ())
     names = tuple(name for kind, name in shown if kind in ("URI", "DNS"))
-    return Caller(encrypted=True, names=names, token=token)
+    end = certificate.get("notAfter")
+    return Caller(
+        encrypted=True,
+        names=names,
+        token=token,
+        certificate_end=None if end is None else _time_of(end),
+    )
+
+
+def _time_of(end: str) -> datetime:
+    """
+    Read a certificate's end as the standard library tells it, `Nov 21 12:00:00 2026 GMT`.
+    """
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(end), UTC)
 
 
 def _written(event: Event, answer: Answer) -> bytes:

@@ -70,6 +70,7 @@ def model(value: Model) -> catalogue_pb2.Model:
         capabilities=_capabilities(value.capabilities),
         context_token_count=value.context_tokens,
         default_max_output_token_count=value.default_max_output_tokens,
+        max_output_token_count=value.output_tokens_max,
         offers=[_offer(item) for item in value.offers],
         image=None if value.image is None else _image(value.image),
         speech=None if value.speech is None else _speech(value.speech),
@@ -120,11 +121,15 @@ def explanation(value: Explanation) -> explain_pb2.ExplainResponse:
     Write an explanation; a key that cannot serve now stands among the exclusions.
     """
     every = (*value.plan.own, *value.plan.shared)
+    waits = [(turn.candidate, turn.wait_seconds) for turn in value.turns]
+    if not value.turns:
+        waits = [(c, _cooling(c, value.now)) for c in every if c.health.state not in _BARRED]
+    tried = [candidate for candidate, _ in waits]
     response = explain_pb2.ExplainResponse(
-        candidates=[_candidate(c, value.now) for c in every if c.health.state not in _BARRED],
+        candidates=[_candidate(candidate, wait) for candidate, wait in waits],
         exclusions=[
-            *(_unhealthy(c) for c in every if c.health.state in _UNHEALTHY),
-            *(_exclusion(item) for item in value.plan.exclusions),
+            *(_unhealthy(c) for c in every if c.health.state in _UNHEALTHY and c not in tried),
+            *(_exclusion(item) for item in value.exclusions),
         ],
         notes=value.plan.notes,
     )
@@ -140,9 +145,12 @@ def explanation(value: Explanation) -> explain_pb2.ExplainResponse:
 _BARRED = frozenset(_UNHEALTHY) - {HealthState.COOLING}
 
 
-def _candidate(value: Candidate, now: float) -> explain_pb2.Candidate:
+def _cooling(value: Candidate, now: float) -> float:
+    return value.health.until - now if value.health.state is HealthState.COOLING else 0.0
+
+
+def _candidate(value: Candidate, wait: float) -> explain_pb2.Candidate:
     own = value.funding is Funding.OWN_KEY
-    wait = value.health.until - now if value.health.state is HealthState.COOLING else 0.0
     return explain_pb2.Candidate(
         funding=FUNDINGS[value.funding],
         provider=value.offer.provider,

@@ -20,12 +20,12 @@ from services.router.domain.keys import BroughtKey
 from services.router.domain.media import MediaChunk
 from services.router.domain.request import Request
 from services.router.domain.text import ImagePart
-from services.router.rpc.mapping_client_held import brought_key, brought_keys
+from services.router.rpc.mapping_client_held import brought_key, brought_keys, resealed_keys
 from services.router.rpc.mapping_receipt import FUNDINGS, receipt
 from services.router.rpc.mapping_request import account, image, model, preferences, source
 from services.router.rpc.status import STATUS_TABLE
 from services.router.usecases.job_receipt import job_error, job_receipt
-from services.router.usecases.start_job import ForgottenJob, job_id
+from services.router.usecases.start_job import ForgottenJob, StartedJob, job_id
 from services.shared.errors import InvalidArgumentError
 from services.shared.ids import parse_uuid
 from services.shared.names import ResourceName
@@ -96,6 +96,13 @@ def output_key(message: pb.GetJobOutputRequest) -> BroughtKey | None:
         return None
     account_name, _ = job_name(message.name)
     return brought_key(message.client_held_key, account=account_name, job=message.name)
+
+
+def started(value: StartedJob) -> pb.StartJobResponse:
+    """
+    Write what a start came to.
+    """
+    return pb.StartJobResponse(job=job(value.job), resealed_keys=resealed_keys(value.resealed))
 
 
 def job(value: Job | ForgottenJob) -> pb.Job:

@@ -39,7 +39,6 @@ from services.router.domain.text import (
     ToolMode,
     ToolResult,
 )
-from services.router.domain.token_bound import text_bytes
 from services.router.rpc.mapping_client_held import brought_keys, resealed_keys
 from services.router.rpc.mapping_receipt import FUNDINGS, receipt
 from services.router.rpc.mapping_request import (
@@ -241,6 +240,7 @@ def _text_input(message: pb.TextInput) -> TextInput:
         tool_choice=_tool_choice(message),
         top_k=_top_k(message),
     )
+    _check_results(text_input.messages)
     _check_sizes(text_input)
     return text_input
 
@@ -356,8 +356,24 @@ def _output_limit(message: pb.TextInput) -> int | None:
     return message.max_output_tokens
 
 
+def _check_results(messages: tuple[Message, ...]) -> None:
+    """
+    Refuse a result of a call that no earlier message holds: no provider takes it.
+    """
+    called: set[str] = set()
+    for index, message in enumerate(messages):
+        for place, part in enumerate(message.parts):
+            if isinstance(part, ToolCall):
+                called.add(part.id)
+            if isinstance(part, ToolResult) and part.tool_call_id not in called:
+                raise InvalidArgumentError.of(
+                    f"input.messages[{index}].parts[{place}].tool_result.tool_call_id",
+                    f"'{part.tool_call_id}' is no call of an earlier assistant message",
+                )
+
+
 def _check_sizes(text_input: TextInput) -> None:
-    size = text_bytes(text_input)
+    size = text_input.text_bytes
     if size > TEXT_BYTES_MAX:
         raise InvalidArgumentError.of(
             "input", f"holds {size} bytes of text, more than {TEXT_BYTES_MAX}; shorten it"

@@ -35,6 +35,7 @@ from services.router.usecases.estimate_cost import EstimateCost
 from services.router.usecases.explain import Explain
 from services.router.usecases.generate import GenerateText
 from services.router.usecases.job_output import ReadJobOutput
+from services.router.usecases.price_book import PriceBook
 from services.router.usecases.probe_key import ProbeKey
 from services.router.usecases.read_jobs import ReadJobs
 from services.router.usecases.start_job import StartJob
@@ -76,8 +77,15 @@ class UseCases:
     jobs: JobUseCases | None
     """None where no database is set up to keep them."""
     media_bytes: ByteBudget
-    catalogue: Catalogue
+    prices: PriceBook
     tokens: PageTokens
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """
+        Give the catalogue at the prices in force now.
+        """
+        return self.prices.catalogue
 
 
 class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
@@ -241,7 +249,7 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         del context
         call = mapping_jobs.job_request(request)
         started = await self._jobs().start(call, deadline=_deadline())
-        return job_pb2.StartJobResponse(job=mapping_jobs.job(started))
+        return mapping_jobs.started(started)
 
     async def GetJob(
         self, request: job_pb2.GetJobRequest, context: Context

@@ -2,8 +2,9 @@
 """
 Slices of the shared keys' limits, as this process has leased them from keyvault.
 
-1. A call on a shared key takes one request of the key's slice and, where the account's plan caps
-   its part, one of that part's slice; where either is used up, another is leased.
+1. A call on a shared key takes one request of the key's slice, unless the key has no limit, and,
+   where the account's plan caps its part, one of that part's slice, also of a key without a limit;
+   where either is used up, another is leased.
 2. A slice ends soon, as keyvault says, and what it was cut with counts whether used or not. So it
    is small: as much as the process used of the one before, at most a twentieth of the limit.
 3. Keyvault away is an error, never a key without a limit.
@@ -120,10 +121,9 @@ class Allotments:
         """
         for _ in range(TAKES_MAX):
             held = [await self._slice(Wish(key, 1))]
-            if held[0].requests_per_minute is None:
-                return None
             if part_per_million < PART_MAX:
                 held.append(await self._slice(Wish(key, 1, account, part_per_million)))
+            held = [piece for piece in held if piece.requests_per_minute is not None]
             now = self._clock.monotonic()
             if all(piece.left and now < piece.until for piece in held):
                 for piece in held:
@@ -139,9 +139,8 @@ class Allotments:
         Show shared keys on which an account may begin nothing now as cooling.
         """
         now = self._clock.monotonic()
-        return dataclasses.replace(
-            keys, keys=tuple(self._marked(k, account, now) for k in keys.keys)
-        )
+        marked = tuple(self._marked(key, account, now) for key in keys.keys)
+        return keys if marked == keys.keys else dataclasses.replace(keys, keys=marked)
 
     def _marked(self, key: OwnKey, account: str, now: float) -> OwnKey:
         pieces = (self._slices.get((key.name, whose)) for whose in ("", account))

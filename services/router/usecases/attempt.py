@@ -115,6 +115,8 @@ class Served:
 
     finish_reason: FinishReason
     usage: Usage | None
+    model: str = ""
+    """The model that answered, by the provider's word; empty where it does not say."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -332,7 +334,7 @@ class Caller:
                 async for event in events:
                     delivered.count(event)
                     if isinstance(event, Finished):
-                        return Served(event.finish_reason, delivered.usage)
+                        return Served(event.finish_reason, delivered.usage, event.model)
                     if delivered.content:
                         limit.reschedule(until)
                     await sink.put(event)

@@ -188,13 +188,6 @@ class Books:
 
     # ---- settling
 
-    async def settle_alone(self) -> None:
-        """
-        Settle the last attempt now, as the next one is a while away.
-        """
-        if self._last is not None and not self._told:
-            self._told = await self._settle(self._last, None) is not None
-
     async def end_served(self, receipt: Receipt, *, heard: bool) -> Receipt:
         """
         Settle the request that was served; gives the receipt with what was charged.

@@ -20,6 +20,7 @@ from services.router.usecases.allotments import Allotments
 from services.router.usecases.attempt import Delivered, Served, Sink
 from services.router.usecases.experience import Experience
 from services.router.usecases.ports import Keys, Ledger
+from services.router.usecases.price_book import PriceBook
 from services.router.usecases.settlement import BackgroundWork, Settler
 from services.shared.clock import Clock
 from services.shared.secret import Secret
@@ -92,9 +93,16 @@ class Engine:
     work: BackgroundWork
     experience: Experience
     allotments: Allotments
-    catalogue: Catalogue
+    prices: PriceBook
     clock: Clock
     chance: Callable[[], float]
     """Random numbers from 0 to 1."""
     new_claimant: Callable[[], str]
     fingerprint_key: Secret
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """
+        Give the catalogue at the prices in force now.
+        """
+        return self.prices.catalogue

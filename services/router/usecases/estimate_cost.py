@@ -16,9 +16,9 @@ from services.shared.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from services.router.domain.catalogue import Catalogue
     from services.router.domain.estimate import CreditTariff
     from services.router.usecases.ports import Keys, Tariffs
+    from services.router.usecases.price_book import PriceBook
 
 AMOUNT_MAX = 2**63 - 1
 TARIFF_SECONDS_MAX = 5.0
@@ -29,13 +29,13 @@ class EstimateCost:
     The use case.
 
     Args:
-        catalogue: Models and prices.
+        prices: The catalogue at the prices in force.
         keys: Tells which providers the shared keys reach.
         tariffs: What the accounts' plans charge.
     """
 
-    def __init__(self, catalogue: Catalogue, keys: Keys, tariffs: Tariffs) -> None:
-        self._catalogue = catalogue
+    def __init__(self, prices: PriceBook, keys: Keys, tariffs: Tariffs) -> None:
+        self._prices = prices
         self._keys = keys
         self._tariffs = tariffs
 
@@ -55,7 +55,8 @@ class EstimateCost:
             AccountNotFoundError: The ledger knows no such account.
             InvalidArgumentError: The amount is too large to tell.
         """
-        unknown = [name for name in models if name not in self._catalogue.models]
+        known = self._prices.catalogue.models
+        unknown = [name for name in models if name not in known]
         if unknown:
             raise ModelNotFoundError(
                 f"the catalogue has no model '{unknown[0]}', so its cost is not known; ListModels "
@@ -63,10 +64,10 @@ class EstimateCost:
                 metadata={"model": unknown[0]},
             )
         tariff, on_credits = await self._credit_side(account) if account else (None, frozenset())
-        names = dict.fromkeys(models) or self._catalogue.models
+        names = dict.fromkeys(models) or known
         rows = estimate(
             workload,
-            [self._catalogue.models[name] for name in names],
+            [known[name] for name in names],
             tariff=tariff,
             on_credits=on_credits,
         )

@@ -125,8 +125,12 @@ def no_candidate(request: Request, plan: Plan, catalogue: Catalogue) -> ServiceE
         )
         return errors.ModelNotFoundError(message, metadata={"model": request.model})
     excluded = ",".join(sorted({f"{e.provider}:{e.reason}" for e in plan.exclusions}))
-    message = f"no provider is left for this request ({reasons}); relax what leaves them out"
-    metadata = {"model": request.model, "excluded": excluded}
+    fields = sorted({e.field for e in plan.exclusions if e.field})
+    message = (
+        f"no provider is left for this request ({reasons}); relax "
+        f"{', '.join(fields) or 'what leaves them out'}"
+    )
+    metadata = {"model": request.model, "excluded": excluded, "field": ",".join(fields)}
     cheapest = _cheapest(plan)
     if cheapest is not None and cheapest.price is not None:
         rates = cheapest.price.base

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
+from services.router.domain.operation import Operation
 from services.router.domain.request import Request
 from services.router.usecases.engine import Engine, Event
 from services.router.usecases.outbox import Outbox
@@ -39,7 +40,9 @@ class GenerateText:
         Raises:
             ServiceError: Nothing was served, or the answer broke off.
         """
-        outbox: Outbox[Event] = Outbox()
+        # An answer in one piece is made of few events, which nobody reads before the last.
+        in_one_piece = request.input.operation is Operation.TEXT and not request.stream
+        outbox: Outbox[Event] = Outbox(whole=in_one_piece)
         run = Run(self._engine, request, deadline=deadline, outbox=outbox)
         task = self._engine.work.start(run.execute())
         try:

@@ -4,7 +4,8 @@ Makes the attempts that the ledger granted to one run, one at a time.
 
 1. A key is used only under a lease that stands when its connection is in hand; a key that changed
    meanwhile means a new plan.
-2. While an attempt runs, its hold is renewed with the usage so far.
+2. A key that cools is waited for under its hold, so a repeat meanwhile hears that the request
+   runs; while an attempt waits or runs, its hold is renewed with the usage so far.
 3. What an attempt found out goes to keyvault and to this process's experience.
 4. A caller that leaves, or whose time is up, does not stop a provider that would bill on: the
    answer is read to its end, with a cap, and settled exactly.
@@ -13,6 +14,7 @@ Makes the attempts that the ledger granted to one run, one at a time.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -34,6 +36,7 @@ from services.shared.logging import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from services.router.domain.catalogue import Offer
     from services.router.domain.media import AnswerEvent
     from services.router.domain.request import Request
     from services.router.usecases.books import Books
@@ -79,10 +82,12 @@ class Service:
     """
 
     candidate: Candidate
+    """At the price of the model that answered."""
     grant: Grant
     delivered: Delivered
     served: Served
     seconds: float
+    notes: tuple[str, ...] = ()
 
 
 class GrantedAttempts:
@@ -114,6 +119,7 @@ class GrantedAttempts:
         self._books = books
         self._deadline = deadline
         self._outbox = outbox
+        self._waiting: asyncio.Task[None] | None = None
         self._calling: asyncio.Task[Served | Failure] | None = None
         self._serving: Candidate | None = None
         self.left = False
@@ -126,24 +132,37 @@ class GrantedAttempts:
         Say that the caller has left.
         """
         self.left = True
-        if self._calling is None or self._serving is None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+        calling = self._calling
+        if calling is None or self._serving is None:
             return
-        if self._bills_on(self._serving):
-            loop = asyncio.get_running_loop()
-            loop.call_later(DRAIN_SECONDS_MAX, self._calling.cancel)
-        else:
-            self._calling.cancel()
 
-    async def make(self, candidate: Candidate, grant: Grant) -> Service | Failure:
+        def stop() -> None:
+            calling.cancel()
+
+        if self._bills_on(self._serving):
+            self._engine.clock.call_later(DRAIN_SECONDS_MAX, stop)
+        else:
+            stop()
+
+    async def make(
+        self, candidate: Candidate, grant: Grant, *, wait_seconds: float = 0.0
+    ) -> Service | Failure:
         """
         Make a granted attempt.
+
+        Args:
+            candidate: Whom to call, and with what.
+            grant: What the ledger granted it for.
+            wait_seconds: How long its key is not ready yet; no part of the attempt's own time.
 
         Raises:
             KeyChangedMeanwhileError: Nothing was sent.
             CallerLeftError: The caller left meanwhile.
         """
         engine, delivered = self._engine, Delivered()
-        started = engine.clock.monotonic()
+        started, moment = engine.clock.monotonic() + wait_seconds, engine.clock.now()
         first_content: list[float] = []
 
         def begun() -> None:
@@ -161,11 +180,13 @@ class GrantedAttempts:
         )
         deadline = self._watch_deadline(candidate)
         try:
+            if wait_seconds > 0:
+                await self._wait(wait_seconds)
             result = await self._refused(candidate, grant)
             if result is None:
                 result = await self._call(candidate, sink, delivered)
         except (KeyChangedMeanwhileError, CallerLeftError, ServiceError):
-            seconds = engine.clock.monotonic() - started
+            seconds = max(0.0, engine.clock.monotonic() - started)
             self._books.abandoned(candidate, grant, delivered, seconds=seconds)
             raise
         finally:
@@ -187,13 +208,36 @@ class GrantedAttempts:
             output_tokens=result.usage.output_tokens if result.usage else 0,
         )
         engine.experience.served(self._request.account, candidate, timing, now)
+        offer = engine.prices.of_answer(candidate.offer, result.model, moment=moment)
+        agreed = offer is candidate.offer
         return Service(
-            candidate=candidate,
+            candidate=candidate if agreed else dataclasses.replace(candidate, offer=offer),
             grant=grant,
             delivered=delivered,
             served=result,
             seconds=seconds,
+            notes=() if agreed else (_priced_by(offer, result.model),),
         )
+
+    async def _wait(self, seconds: float) -> None:
+        """
+        Wait for a key that is not ready yet.
+
+        Raises:
+            CallerLeftError: The caller left meanwhile, or while the attempt was authorized.
+        """
+        if self.left:
+            raise CallerLeftError
+        self._waiting = asyncio.create_task(self._engine.clock.sleep(seconds))
+        try:
+            await self._waiting
+        except asyncio.CancelledError:
+            if self.left:
+                raise CallerLeftError from None
+            self._waiting.cancel()
+            raise
+        finally:
+            self._waiting = None
 
     async def _refused(self, candidate: Candidate, grant: Grant) -> Served | Failure | None:
         """
@@ -299,6 +343,13 @@ class GrantedAttempts:
                 model=candidate.offer.provider_model if rate_limited else "",
                 retry_after_seconds=failure.retry_after_seconds,
             )
+
+
+def _priced_by(offer: Offer, answered: str) -> str:
+    return (
+        f"{offer.provider} answered with {answered}, which has a price of its own: the cost is by "
+        "that price"
+    )
 
 
 class _Renewal:

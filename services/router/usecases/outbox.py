@@ -27,15 +27,20 @@ E = TypeVar("E")
 class Outbox(Generic[E]):
     """
     The events of one request, in order.
+
+    Args:
+        whole: Whether the reader wants them only once all are there; a full backlog wakes it too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, whole: bool = False) -> None:
+        self._whole = whole
         self._events: deque[E] = deque()
         self._bytes = 0
         self._closed = False
         self._error: BaseException | None = None
         self._left = False
-        self._readable = asyncio.Event()
+        self._reader: asyncio.Future[None] | None = None
+        """Set while the reader waits."""
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -43,7 +48,8 @@ class Outbox(Generic[E]):
         """
         Hand an event over; waits while the reader is behind.
         """
-        await self._writable.wait()
+        if not self._writable.is_set():
+            await self._writable.wait()
         if self._left or self._closed:
             return
         merged = _merge(self._events[-1], event) if self._events else None
@@ -52,9 +58,11 @@ class Outbox(Generic[E]):
         else:
             self._events[-1] = cast("E", merged)
         self._bytes += _size(event)
-        if self._bytes >= BACKLOG_BYTES_MAX or len(self._events) >= BACKLOG_EVENTS_MAX:
+        full = self._bytes >= BACKLOG_BYTES_MAX or len(self._events) >= BACKLOG_EVENTS_MAX
+        if full:
             self._writable.clear()
-        self._readable.set()
+        if full or not self._whole:
+            self._wake()
 
     def close(self, error: BaseException | None = None) -> None:
         """
@@ -63,7 +71,7 @@ class Outbox(Generic[E]):
         if self._closed:
             return
         self._closed, self._error = True, error
-        self._readable.set()
+        self._wake()
         self._writable.set()
 
     def leave(self) -> None:
@@ -76,17 +84,22 @@ class Outbox(Generic[E]):
 
     async def __aiter__(self) -> AsyncIterator[E]:
         while True:
-            await self._readable.wait()
             while self._events:
                 event = self._events.popleft()
                 self._bytes -= _size(event)
-                self._writable.set()
+                if not self._writable.is_set():
+                    self._writable.set()
                 yield event
             if self._closed:
                 break
-            self._readable.clear()
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
         if self._error is not None:
             raise self._error
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
 
 def _merge(last: object, event: object) -> object | None:

@@ -8,16 +8,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from services.router.domain.keys import AccountKeys
+from services.router.domain.limits import input_excess, output_excess
 from services.router.domain.plan import Candidate, Funding, Plan
 from services.router.domain.planning import plan
 from services.router.domain.preferences import check_preferences
 from services.router.domain.request import Source
+from services.router.errors import ContextTooLongError
 from services.router.usecases.ports import PLATFORM
-from services.shared.errors import PeerUnavailableError
+from services.shared.errors import InvalidArgumentError, PeerUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from services.router.domain.catalogue import Catalogue
     from services.router.domain.keys import OwnKey, ResealedKey
     from services.router.domain.request import Request
     from services.router.usecases.engine import Engine
@@ -53,7 +56,9 @@ class Planner:
             anew: Whether keyvault itself is asked, whatever is held.
 
         Raises:
-            InvalidArgumentError: The preferences make no sense.
+            InvalidArgumentError: The preferences make no sense, or more output is asked for than
+                the model gives.
+            ContextTooLongError: The model does not take so much.
             PeerUnavailableError: Keyvault is away.
         """
         await self._hold(anew=anew)
@@ -147,6 +152,7 @@ class Planner:
     async def _hold(self, *, anew: bool) -> None:
         keys, account = self._engine.keys, self._request.account
         check_preferences(self._request.preferences, self._engine.catalogue)
+        _check_size(self._request, self._engine.catalogue)
         take = keys.asked_anew if anew else keys.held
         # Whoever asks for credits does not need the own keys.
         spared = self._request.source is Source.CREDITS
@@ -176,6 +182,26 @@ class Planner:
 
     def _owner(self, candidate: Candidate) -> str:
         return self._request.account if candidate.funding is Funding.OWN_KEY else PLATFORM
+
+
+def _check_size(request: Request, catalogue: Catalogue) -> None:
+    """
+    Refuse what the model asked for cannot take, whoever serves it.
+
+    Raises:
+        ContextTooLongError: The prompt is too long.
+        InvalidArgumentError: Too much output is asked for.
+    """
+    model = catalogue.models.get(request.model)
+    if model is None:
+        return
+    if excess := input_excess(request.input, model):
+        raise ContextTooLongError(
+            f"the input {excess}; shorten it, or name a model that takes more. Nothing was sent",
+            metadata={"model": model.id},
+        )
+    if excess := output_excess(request.input, model):
+        raise InvalidArgumentError.of("input.max_output_tokens", excess)
 
 
 async def _held_or_none(take: Callable[[str], Awaitable[HeldKeys]], account: str) -> HeldKeys:

@@ -29,6 +29,7 @@ from services.router.providers.base import (
 )
 from services.router.usecases.access import trade
 from services.router.usecases.ports import Transport
+from services.router.usecases.price_book import PriceBook
 from services.shared.clock import Clock
 from services.shared.errors import FieldViolation, InvalidArgumentError
 from services.shared.secret import Secret
@@ -86,8 +87,15 @@ class ProbeKey:
     dialects: Mapping[str, Dialect]
     base_urls: Mapping[str, str]
     transport: Transport
-    catalogue: Catalogue
+    prices: PriceBook
     clock: Clock
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """
+        Give the catalogue at the prices in force now.
+        """
+        return self.prices.catalogue
 
     def check(self, provider: str, *, default_model: str, allowed_models: tuple[str, ...]) -> None:
         """

@@ -71,10 +71,11 @@ def _encode_set(work: Work) -> bytes:
 @cache
 def _defaults(kind: type[Work]) -> tuple[tuple[str, object], ...]:
     """
-    Give the fields of a kind of work with their defaults; MISSING equals nothing that is set.
+    Give the fields of a kind of work with their defaults; MISSING equals nothing that is set. What
+    is worked out from the others is no part of the body.
     """
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]  # work is always a dataclass
-    return tuple((field.name, field.default) for field in fields)
+    return tuple((field.name, field.default) for field in fields if field.init)
 
 
 def _encode(value: object) -> bytes:

@@ -76,7 +76,7 @@ class Run:
             service.delivered,
             service.served,
             seconds=service.seconds,
-            notes=[*self._walk.notes, *_dropped(service.candidate)],
+            notes=[*self._walk.notes, *_dropped(service.candidate), *service.notes],
         )
         settled = await books.end_served(receipt, heard=not self._walk.left)
         await self._outbox.put(Ended(settled, self._walk.resealed))

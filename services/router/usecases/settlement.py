@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from services.router.usecases.ports import Claim, Ledger, RequestEnd, Settled, Settlement
+    from services.shared.clock import Clock
 
 SETTLE_SECONDS_MAX = 50.0
 """Less than a hold's lease: past it the ledger settles at the last checkpoint."""
@@ -68,11 +69,13 @@ class Settler:
     Args:
         ledger: Who pays.
         work: Holds the tasks.
+        clock: Time.
     """
 
-    def __init__(self, ledger: Ledger, work: BackgroundWork) -> None:
+    def __init__(self, ledger: Ledger, work: BackgroundWork, *, clock: Clock) -> None:
         self._ledger = ledger
         self._work = work
+        self._clock = clock
 
     async def settle(
         self,
@@ -86,7 +89,14 @@ class Settler:
         Settle in a task of its own, and wait for it a little: None while it is still under way.
         """
         task = self._work.start(self._settle(claim, settlement, end))
-        await asyncio.wait((task,), timeout=min(wait_seconds, ANSWER_WAITS_SECONDS_MAX))
+        enough = asyncio.Event()
+        task.add_done_callback(lambda _: enough.set())
+        seconds = min(wait_seconds, ANSWER_WAITS_SECONDS_MAX)
+        patience = self._clock.call_later(seconds, enough.set)
+        try:
+            await enough.wait()
+        finally:
+            patience.cancel()
         return task.result() if task.done() else None
 
     async def _settle(

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from services.router.domain.attempts import Receipt
+    from services.router.domain.keys import ResealedKey
     from services.router.domain.next_step import Failure
     from services.router.domain.plan import Candidate
     from services.router.domain.request import Request
@@ -69,6 +70,17 @@ class ForgottenJob:
     name: str
     request_id: str
     receipt: Receipt
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StartedJob:
+    """
+    What a start came to.
+    """
+
+    job: Job | ForgottenJob
+    resealed: tuple[ResealedKey, ...] = ()
+    """Client-held keys that were sealed anew."""
 
 
 class StartJob:
@@ -104,7 +116,7 @@ class StartJob:
         self._active_max = active_max
         self._webhook_url = webhook_url
 
-    async def __call__(self, request: Request, *, deadline: float) -> Job | ForgottenJob:
+    async def __call__(self, request: Request, *, deadline: float) -> StartedJob:
         """
         Start a job, or find the one that the request id has started.
 
@@ -118,7 +130,7 @@ class StartJob:
         request = self._spelt_out(request)
         kept = await self._store.get(request.account, job_id(request.request_id))
         if kept is not None:
-            return self._repeat(request, kept)
+            return StartedJob(self._repeat(request, kept))
         # A caller that leaves does not stop a start half-way.
         starting = self._engine.work.start(self._start(request, deadline))
         starting.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -151,7 +163,7 @@ class StartJob:
             raise error
         return job
 
-    async def _start(self, request: Request, deadline: float) -> Job | ForgottenJob:
+    async def _start(self, request: Request, deadline: float) -> StartedJob:
         outbox: Outbox[Event] = Outbox()
         outbox.leave()
         starter = _Starter(self, request)
@@ -165,8 +177,9 @@ class StartJob:
         if isinstance(result, Recorded):
             receipt = replay.replayed(result, request.request_id)
             name = f"{request.account}/jobs/{job_id(request.request_id)}"
-            return ForgottenJob(name=name, request_id=request.request_id, receipt=receipt)
-        return await self._accepted(result, starter)
+            job = ForgottenJob(name=name, request_id=request.request_id, receipt=receipt)
+            return StartedJob(job)
+        return StartedJob(await self._accepted(result, starter), walk.resealed)
 
     async def _accepted(self, service: Service, starter: _Starter) -> Job:
         """

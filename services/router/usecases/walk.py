@@ -13,26 +13,16 @@ walked.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 from services.router import errors
 from services.router.domain import next_step
-from services.router.domain.next_step import End, Failure, Progress, Refresh, Try
-from services.router.domain.plan import (
-    Candidate,
-    ExclusionReason,
-    Funding,
-    OwnKeyState,
-    Plan,
-)
+from services.router.domain.next_step import End, Failure, Refresh, Try
+from services.router.domain.plan import Candidate, Funding, Plan
+from services.router.domain.progress import Progress
 from services.router.domain.request import Source
+from services.router.domain.turns import ATTEMPT_SECONDS_MIN
 from services.router.usecases.books import Books
-from services.router.usecases.failures import (
-    failure_error,
-    no_candidate,
-    shared_keys_unavailable,
-)
 from services.router.usecases.granted import (
     CallerLeftError,
     GrantedAttempts,
@@ -41,12 +31,12 @@ from services.router.usecases.granted import (
 )
 from services.router.usecases.planner import Planner
 from services.router.usecases.ports import Claim, Grant, Recorded
+from services.router.usecases.refusals import Wording, after_refusal, fault_of
 from services.router.usecases.request_identity import FINGERPRINT_VERSION, request_fingerprint
 from services.shared import tracing
 from services.shared.errors import DeadlineTooShortError, ServiceError
 
 if TYPE_CHECKING:
-    from services.router.domain.catalogue import Catalogue
     from services.router.domain.keys import ResealedKey
     from services.router.domain.request import Request
     from services.router.usecases.engine import Engine, Event
@@ -55,19 +45,11 @@ if TYPE_CHECKING:
 SETTLE_GRACE_SECONDS = 0.15
 """How long past its deadline an answer waits for its settlement; less than the boundary allows."""
 AUTHORIZE_SECONDS_MAX = 10.0
-SETTLE_FIRST_SECONDS = 2.0
-"""Before a longer pause the last attempt is settled on its own, not with the next."""
 REPLANS_MAX = 2
 
-CONSENT_REFUSALS = (
-    errors.FallbackNotAllowedError,
-    errors.FallbackCapReachedError,
-    errors.NoUsableOwnKeyError,
-    errors.SourceNotAllowedError,
-    errors.InsufficientCreditsError,
-    errors.CreditsNotPossibleError,
-)
-"""Refusals after which an own key may still serve, if waiting helps."""
+
+class PricesChangedError(Exception):
+    """Other prices came into force before anything was sent: plan anew."""
 
 
 class Walk:
@@ -103,9 +85,9 @@ class Walk:
             outbox=outbox,
         )
         self._refusal: errors.LedgerRefusalError | None = None
+        self._catalogue = engine.catalogue
+        """What the plan was priced by."""
         self._notes: tuple[str, ...] = ()
-        self._unopened = False
-        """Whether shared keys are missing because keyvault cannot open them."""
 
     @property
     def left(self) -> bool:
@@ -158,19 +140,20 @@ class Walk:
             step = next_step.decide(progress, now=self._engine.clock.monotonic())
             match step:
                 case End():
-                    raise self._failure(step)
+                    raise self._wording(plan).ended(step, self._refusal)
                 case Refresh():
                     other = await self._planner.another_version(step.candidate)
                     progress = next_step.refreshed(progress, step.candidate, other)
                     continue
             try:
                 result = await self._take(step, plan, progress)
-            except KeyChangedMeanwhileError:
+            except (KeyChangedMeanwhileError, PricesChangedError) as changed:
                 replans += 1
                 if replans > REPLANS_MAX:
                     raise _changed() from None
                 plan = await self._plan(anew=True)
-                progress = dataclasses.replace(self._begin(plan), attempts=replans)
+                granted = isinstance(changed, KeyChangedMeanwhileError)
+                progress = next_step.begin_again(progress, plan, granted=granted)
                 continue
             if not isinstance(result, Progress):
                 return result
@@ -181,28 +164,34 @@ class Walk:
     ) -> Service | Recorded | Progress:
         """
         Ask the ledger and make the attempt; gives the progress where it did not serve.
+
+        Raises:
+            KeyChangedMeanwhileError: Nothing was sent.
+            PricesChangedError: Nothing was asked; an attempt is authorized at the price in force.
         """
+        if self._engine.catalogue is not self._catalogue:
+            raise PricesChangedError
         try:
             grant = await self._authorize(step, plan)
-        except CONSENT_REFUSALS as refusal:
-            self.books.refused()
-            if step.own_key_state is OwnKeyState.READY or not plan.own:
-                raise self._refused(refusal, plan) from None
-            self._refusal = refusal
-            return next_step.credits_refused(progress)
-        except errors.OwnKeyLimitReachedError:
-            self.books.refused()
-            assert step.own is not None, "the ledger holds own keys to their limits"
-            return next_step.limit_reached(progress, step.own)
         except errors.LedgerRefusalError as refusal:
-            refusal.attempts = self.books.attempts
-            raise
+            going_on = after_refusal(progress, step, refusal)
+            if going_on is None:
+                raise self._wording(plan).refused(refusal, progress) from None
+            self.books.refused()
+            if going_on.credits_refused:
+                self._refusal = refusal
+            return going_on
         if isinstance(grant, Recorded):
             return grant
         progress = next_step.granted(progress, step, grant.funding)
-        candidate = step.own if grant.funding is Funding.OWN_KEY else step.shared
+        on_own_key = grant.funding is Funding.OWN_KEY
+        candidate = step.own if on_own_key else step.shared
         assert candidate is not None, "the ledger grants only what terms were sent for"
-        result = await self._attempts.make(candidate, grant)
+        result = await self._attempts.make(
+            candidate,
+            grant,
+            wait_seconds=step.own_wait_seconds if on_own_key else step.shared_wait_seconds,
+        )
         if isinstance(result, Service):
             return result
         return self._after(progress, candidate, result)
@@ -230,13 +219,13 @@ class Walk:
         Lay out who may serve the request.
         """
         request = self._request
+        self._catalogue = self._engine.catalogue
         with tracing.span("plan"):
             plan = await self._planner.plan(anew=anew)
         fault = fault_of(request, plan, self._engine.catalogue)
         if fault is not None:
             raise fault
         self._notes = plan.notes
-        self._unopened = _excludes(plan, ExclusionReason.KEY_UNAVAILABLE)
         return plan
 
     def _begin(self, plan: Plan) -> Progress:
@@ -250,20 +239,15 @@ class Walk:
 
     async def _authorize(self, step: Try, plan: Plan) -> Grant | Recorded:
         """
-        Claim the next attempt, after the step's pause; settles the previous one with it.
+        Claim the next attempt; settles the previous one with it.
         """
-        engine = self._engine
-        if step.delay_seconds > SETTLE_FIRST_SECONDS:
-            await self.books.settle_alone()
-        if step.delay_seconds > 0 and not await self._credits_pay_anyway(step, plan):
-            await engine.clock.sleep(step.delay_seconds)
         left = self._left_seconds()
-        if left < next_step.ATTEMPT_SECONDS_MIN and not self.books.attempts:
+        if left < ATTEMPT_SECONDS_MIN and not self.books.attempts:
             raise DeadlineTooShortError(
                 f"{max(0.0, left) * 1000:.0f} ms are left of the deadline, too little to try; "
                 "nothing was sent. Allow at least a few seconds"
             )
-        grant = await engine.ledger.authorize(
+        grant = await self._engine.ledger.authorize(
             self.books.ask(step, always_use=plan.always_use),
             timeout_seconds=min(AUTHORIZE_SECONDS_MAX, max(0.1, left)),
         )
@@ -271,53 +255,18 @@ class Walk:
             self.books.granted(grant)
         return grant
 
-    async def _credits_pay_anyway(self, step: Try, plan: Plan) -> bool:
-        """
-        Ask, before a first wait for an own key, whether its account uses own keys at all.
-
-        Raises:
-            LedgerRefusalError: It does, and nothing will be granted after the wait either.
-        """
-        first = not self.books.attempts and self._refusal is None
-        if not first or step.own is None or step.shared is None:
-            return False
-        try:
-            answer = await self._engine.ledger.authorize(
-                self.books.ask(step, always_use=plan.always_use, dry_run=True),
-                timeout_seconds=min(AUTHORIZE_SECONDS_MAX, max(0.1, self._left_seconds())),
-            )
-        except errors.OwnKeyLimitReachedError:
-            # Nothing to wait for: the real ask is told the same.
-            return True
-        return isinstance(answer, Recorded) or answer.funding is Funding.CREDITS
-
     # ---- small questions and errors
 
     def _left_seconds(self) -> float:
         return self._deadline - self._engine.clock.monotonic()
 
-    def _failure(self, end: End) -> ServiceError:
-        lacking = isinstance(self._refusal, errors.CreditsNotPossibleError)
-        on_credits = end.failure is None and end.funding is Funding.CREDITS
-        faulty = end.failure is not None and next_step.is_request_fault(end.failure)
-        if self._unopened and (lacking or on_credits) and not faulty:
-            return shared_keys_unavailable(self.books.attempts)
-        return failure_error(
-            end,
+    def _wording(self, plan: Plan) -> Wording:
+        return Wording(
+            plan,
+            self._engine.catalogue,
             attempts=self.books.attempts,
-            refusal=self._refusal,
-            catalogue=self._engine.catalogue,
             now=self._engine.clock.monotonic(),
         )
-
-    def _refused(self, refusal: errors.LedgerRefusalError, plan: Plan) -> ServiceError:
-        """
-        Word a final refusal; shared keys that cannot serve are the service's lack.
-        """
-        if is_own_lack(refusal, plan):
-            return self._failure(End(None, Funding.CREDITS, None))
-        refusal.attempts = self.books.attempts
-        return refusal
 
     def _abandoned(self) -> ServiceError:
         return errors.RequestAbandonedError(
@@ -342,32 +291,6 @@ def new_claim(engine: Engine, request: Request) -> Claim:
         always_use=False,
         operation=request.input.operation,
     )
-
-
-def fault_of(request: Request, plan: Plan, catalogue: Catalogue) -> ServiceError | None:
-    """
-    Give what a request is refused with before anybody is asked; None where the ledger decides.
-    """
-    asks_ledger = request.source is Source.OWN_KEY or plan.own or plan.shared
-    if asks_ledger or _lacks_shared_keys(plan):
-        return None
-    return no_candidate(request, plan, catalogue)
-
-
-def is_own_lack(refusal: errors.LedgerRefusalError, plan: Plan) -> bool:
-    """
-    Tell whether credits cannot pay only because the service's own keys cannot serve.
-    """
-    lacking = _lacks_shared_keys(plan) or bool(plan.shared)
-    return isinstance(refusal, errors.CreditsNotPossibleError) and lacking
-
-
-def _lacks_shared_keys(plan: Plan) -> bool:
-    return _excludes(plan, ExclusionReason.NO_SHARED_KEY, ExclusionReason.KEY_UNAVAILABLE)
-
-
-def _excludes(plan: Plan, *reasons: ExclusionReason) -> bool:
-    return any(e.reason in reasons for e in plan.exclusions)
 
 
 def _changed() -> ServiceError:

@@ -4,17 +4,25 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from services.router.domain.media import ImageCall
 from services.router.domain.outcomes import Outcome
+from services.router.domain.text import ImagePart
 from services.router.providers.base import HTTPRequest
 from services.router.providers.registry import DIALECTS
+from simulator.bedrock_api import PERMISSIONS, STREAM
 from simulator.credentials import access_key, service_account, short_term_key
+from simulator.media import image
+from simulator.vertex_api import PERMISSION, ROLE
 from tests.support.provider_streams import credential, text_of
 from tests.support.simulated_providers import (
     KEYS,
@@ -25,8 +33,15 @@ from tests.support.simulated_providers import (
 )
 from tests.support.simulator_client import MODELS, Client, a_call
 
+PAGE = Path("docs/call/cloud-credentials.md")
 BOTH_WAYS = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 SLOW_SECONDS = 0.1
+
+
+def _policies() -> list[dict[str, Any]]:
+    """Give the policies that the page shows."""
+    blocks = re.findall(r"```json\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    return [json.loads(block) for block in blocks]
 
 
 @pytest.fixture
@@ -89,6 +104,35 @@ class TestBedrockCredentials:
         assert (result.outcome, result.credit_checked) == (None, True)
 
     @pytest.mark.requirement("K3")
+    @BOTH_WAYS
+    @pytest.mark.parametrize("key_id", ["AKIA_sim_{}_0123456789", "ABSK-sim-{}-0123456789abcdef"])
+    async def test_each_half_of_the_policy_is_needed_for_its_own_calls(
+        self, client: Client, key_id: str, *, stream: bool
+    ) -> None:
+        """Without one of the two its calls are refused with its name, the other's are served."""
+        words = {"noinvoke": "bedrock:InvokeModel", "nostream": STREAM}
+        lacks, has = ("nostream", "noinvoke") if stream else ("noinvoke", "nostream")
+        keys = {word: key_id.format(word) for word in words}
+        if key_id.startswith("AKIA"):
+            keys = {word: access_key(key) for word, key in keys.items()}
+        error = await client.failure("amazon-bedrock", keys[lacks], stream=stream)
+        assert (error.outcome, error.missing_permission) == (
+            Outcome.PERMISSION_DENIED,
+            words[lacks],
+        )
+        call = a_call("amazon-bedrock", stream=stream)
+        if stream:
+            assert text_of(await client.events("amazon-bedrock", call, keys[has]))
+        else:
+            assert (await client.complete("amazon-bedrock", call, keys[has])).text
+
+    @pytest.mark.requirement("K3")
+    def test_the_documented_policy_is_the_enforced_one(self) -> None:
+        [policy] = _policies()
+        [statement] = policy["Statement"]
+        assert (statement["Effect"], set(statement["Action"])) == ("Allow", PERMISSIONS)
+
+    @pytest.mark.requirement("K3")
     async def test_a_refusal_names_region_and_missing_permission(self, client: Client) -> None:
         result = await client.probe("amazon-bedrock", faulty_key("amazon-bedrock", "forbidden"))
         assert result.missing_permission == "bedrock:InvokeModel"
@@ -121,7 +165,28 @@ class TestVertexCredentials:
     @pytest.mark.requirement("K3")
     async def test_a_missing_role_is_named(self, client: Client) -> None:
         result = await client.probe("google-vertex", faulty_key("google-vertex", "forbidden"))
-        assert result.missing_permission == "aiplatform.endpoints.predict"
+        assert result.missing_permission == PERMISSION
+
+    @pytest.mark.requirement("K3")
+    @BOTH_WAYS
+    @pytest.mark.parametrize("model", ["gemini-2.5-flash", "claude-haiku-4-5@20251001"])
+    async def test_a_role_that_may_only_look_is_refused_at_both_publishers(
+        self, client: Client, model: str, *, stream: bool
+    ) -> None:
+        key = service_account(fault="viewer", private_key=PRIVATE_KEY)
+        error = await client.failure("google-vertex", key, stream=stream, model=model)
+        assert (error.outcome, error.missing_permission) == (
+            Outcome.PERMISSION_DENIED,
+            PERMISSION,
+        )
+        result = await client.probe("google-vertex", key)
+        assert result.missing_permission == PERMISSION
+
+    @pytest.mark.requirement("K3")
+    def test_the_documented_role_is_the_one_that_every_test_has(self) -> None:
+        page = PAGE.read_text()
+        assert f"`{ROLE}`" in page
+        assert f"`{PERMISSION}`" in page
 
 
 @pytest.mark.requirement("K11", "R16")
@@ -134,6 +199,35 @@ class TestAzureCredentials:
         key = azure_key(MODELS["azure"], api_key="azure-fabrikam-sim-0123456789abcdefghij")
         error = await client.failure("azure", key, stream=False)
         assert error.outcome is Outcome.INVALID_KEY
+
+    @BOTH_WAYS
+    async def test_a_deployment_of_responses_serves(self, client: Client, *, stream: bool) -> None:
+        [deployment] = json.loads(azure_key("openai/gpt-5-mini"))
+        host = "https://contoso.openai.azure.com"
+        key = json.dumps({**deployment, "endpoint_url": f"{host}/openai/v1/responses"})
+        call = a_call("azure", model="openai/gpt-5-mini", stream=stream)
+        if stream:
+            assert text_of(await client.events("azure", call, key))
+        else:
+            assert (await client.complete("azure", call, key)).text
+        result = await client.probe("azure", key)
+        assert (result.outcome, result.credit_checked) == (None, True)
+
+    @pytest.mark.requirement("R3")
+    async def test_images_are_made_from_images_beside_the_deployment_s_address(
+        self, client: Client
+    ) -> None:
+        key = azure_key("openai/gpt-image-1-mini").replace("chat/completions", "images/generations")
+        picture = ImagePart("image/png", image("image/png", size=2_000))
+        call = ImageCall(
+            model="openai/gpt-image-1-mini", prompt="A boat", count=1, images=(picture,)
+        )
+        dialect, url = DIALECTS["azure"], client.base_url("azure")
+        request = dialect.build_request(call, credential(key), base_url=url)
+        status, headers, body = await client.send(request)
+        assert (status, request.url.partition("?")[0].rpartition("/")[2]) == (200, "edits")
+        answer = dialect.parse_images(call, headers, body, now=datetime.now(UTC))
+        assert [medium.media_type for medium in answer.media] == ["image/png"]
 
     @pytest.mark.requirement("K3")
     async def test_the_deployment_that_fails_is_named(self, client: Client) -> None:

@@ -143,12 +143,12 @@ async def test_videos_are_compared_by_their_length_and_resolution(router: Router
     workload = explain_pb2.Workload(generation_count=2, video_seconds=8, video_resolution="4k")
     rows = await _estimate(router, workload=workload)
     assert {(row.model, row.provider): row.cost_nano_usd for row in rows} == {
-        ("google/veo-3.1-fast", "gemini"): 5_600_000_000,
-        ("google/veo-3.1-fast", "google-vertex"): 5_600_000_000,
+        ("google/veo-3.1-fast", "gemini"): 4_800_000_000,
+        ("google/veo-3.1-fast", "google-vertex"): 4_800_000_000,
         ("google/veo-3.1", "gemini"): 9_600_000_000,
         ("google/veo-3.1", "google-vertex"): 9_600_000_000,
     }
-    assert rows[0].price.nano_usd_per_media_second == 350_000_000
+    assert rows[0].price.nano_usd_per_media_second == 300_000_000
     # No model makes seven seconds.
     workload = explain_pb2.Workload(generation_count=1, video_seconds=7)
     assert await _estimate(router, workload=workload) == []

@@ -301,7 +301,7 @@ class TestFailures:
         stream = await gpt.chat.completions.create(model=MINI, messages=HELLO, stream=True)
         await anext(stream)
         await stream.close()
-        async with asyncio.timeout(2.5):
+        async with asyncio.timeout(15):
             while not router.ledger.settled:
                 await asyncio.sleep(0.02)
         assert router.ledger.settled[0].HasField("capture")

@@ -54,8 +54,8 @@ class TestRepeats:
     @pytest.mark.requirement("R14")
     async def test_a_repeat_while_it_runs_is_told_so(self, router: RouterUnderTest) -> None:
         """Two at once with one id make one provider call."""
-        slow = stored_key("demo", "main", "openai", faulty_key("openai", "slow"))
-        router.keyvault.put("demo", slow)
+        slow = faulty_key("openai", "slow")
+        router.keyvault.put("demo", stored_key("demo", "main", "openai", slow))
         first = asyncio.create_task(router.generate(request_id=REQUEST_ID))
         async with asyncio.timeout(5):
             while not await router.calls():
@@ -64,6 +64,7 @@ class TestRepeats:
         assert failure.code is grpc.StatusCode.UNAVAILABLE
         assert failure.reason == "REQUEST_IN_PROGRESS"
         assert failure.retry_after_seconds
+        await router.release(slow)
         assert (await first).text
         assert len(await router.calls()) == 1
 

@@ -11,6 +11,7 @@ import json
 import time
 import uuid
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ import asyncpg
 import grpc
 import pytest
 from google.protobuf import duration_pb2
-from ownkey.router.v1 import job_pb2, media_pb2, text_pb2
+from ownkey.keyvault.v1 import key_pb2, sealing_pb2
+from ownkey.router.v1 import attempt_pb2, job_pb2, media_pb2, text_pb2
 
 from deploy.local.processes import free_port
 from simulator.control import key_digest
@@ -226,6 +228,28 @@ class TestLives:
 
 @pytest.mark.requirement("R14", "R3")
 class TestStarts:
+    @pytest.mark.requirement("K10")
+    async def test_a_client_held_key_that_was_sealed_anew_goes_back_to_its_browser(
+        self, router: RouterUnderTest
+    ) -> None:
+        held = stored_key(
+            "demo", "main", "replicate", "", residence=key_pb2.RESIDENCE_CLIENT_HELD, hint="r8_…"
+        )
+        router.keyvault.put("demo", held)
+        router.keyvault.sealed[held.key.name] = KEYS["replicate"]
+        request = start_request(source=attempt_pb2.SOURCE_OWN_KEY)
+        job = f"accounts/demo/jobs/job-{request.request_id}"
+        sealed = sealing_pb2.SealedKey(blob=b"sealed")
+        request.client_held_keys.add(
+            key=held.key.name, sealed_key=sealed, proof=sealing_pb2.SealedKeyProof(job=job)
+        )
+        started = await router.stub.StartJob(request, timeout=CALL_SECONDS)
+        assert started.job.name == job
+        [anew] = started.resealed_keys
+        assert (anew.key, anew.sealed_key) == (held.key.name, sealed)
+        again = await router.stub.StartJob(request, timeout=CALL_SECONDS)
+        assert (again.job.name, len(again.resealed_keys)) == (job, 0)
+
     async def test_a_repeat_gives_the_same_job_and_another_body_is_refused(
         self, router: RouterUnderTest
     ) -> None:
@@ -384,13 +408,14 @@ class TestEnds:
         put_own(router, "replicate", secret)
         job = await start(router.stub)
         router.keyvault.put("demo")
-        withdrawn = asyncio.get_running_loop().time()
+        withdrawn = datetime.now(UTC)
 
         async def cancelled() -> list[Any]:
             return await requests(router, ending="/cancel", secret=secret)
 
         await eventually(cancelled)
-        assert asyncio.get_running_loop().time() - withdrawn < 1.0
+        [cancel, *_] = await cancelled()
+        assert datetime.fromisoformat(cancel["time"]) - withdrawn < timedelta(seconds=1)
         ended = (await wait(router.stub, job.name))[-1]
         assert ended.state == CANCELLED
         before = len(await router.calls())

@@ -20,10 +20,19 @@ class Sender:
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
         self.open = asyncio.Event()
+        self._sent = asyncio.Event()
+
+    async def sent(self, *, batches: int) -> None:
+        """Wait until so many batches were sent."""
+        async with asyncio.timeout(30):
+            while len(self.batches) < batches:
+                self._sent.clear()
+                await self._sent.wait()
 
     async def __call__(self, items: Sequence[int]) -> Sequence[int]:
         """Send a batch."""
         self.batches.append(list(items))
+        self._sent.set()
         await self.open.wait()
         if 13 in items:
             raise ConnectionError
@@ -87,18 +96,59 @@ class TestBatcher:
             await waiting
         assert 3 not in chain.from_iterable(sender.batches)
 
-    async def test_a_full_queue_is_overload(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(batching, "QUEUE_ITEMS_MAX", 1)
+    async def test_few_items_wait_for_the_batch_under_way(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(batching, "BESIDE_SECONDS", 3600.0)
         sender = Sender()
         batcher = Batcher(sender)
-        running = []
-        for n in range(2):
-            running.append(asyncio.create_task(batcher.submit(n)))
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
+        tasks = [asyncio.create_task(batcher.submit(1))]
+        await sender.sent(batches=1)
+        tasks += [asyncio.create_task(batcher.submit(n)) for n in (2, 3)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert sender.batches == [[1]]
+        sender.open.set()
+        assert await asyncio.gather(*tasks) == [2, 4, 6]
+        assert sender.batches == [[1], [2, 3]]
+
+    async def test_many_items_go_out_beside_the_batch_under_way(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(batching, "BESIDE_SECONDS", 3600.0)
+        sender = Sender()
+        batcher = Batcher(sender)
+        tasks = [asyncio.create_task(batcher.submit(1))]
+        await sender.sent(batches=1)
+        many = range(100, 100 + batching.BESIDE_ITEMS_MIN)
+        tasks += [asyncio.create_task(batcher.submit(n)) for n in many]
+        await sender.sent(batches=2)
+        assert sender.batches == [[1], list(many)]
+        sender.open.set()
+        await asyncio.gather(*tasks)
+
+    async def test_an_item_goes_out_beside_a_batch_that_is_late(self) -> None:
+        """It may be stuck at one replica, while another serves."""
+        sender = Sender()
+        batcher = Batcher(sender)
+        tasks = [asyncio.create_task(batcher.submit(1))]
+        await sender.sent(batches=1)
+        tasks.append(asyncio.create_task(batcher.submit(2)))
+        await sender.sent(batches=2)
+        assert sender.batches == [[1], [2]]
+        sender.open.set()
+        assert await asyncio.gather(*tasks) == [2, 4]
+
+    async def test_a_full_queue_is_overload(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(batching, "QUEUE_ITEMS_MAX", 1)
+        monkeypatch.setattr(batching, "BESIDE_SECONDS", 3600.0)
+        sender = Sender()
+        batcher = Batcher(sender)
+        running = asyncio.create_task(batcher.submit(1))
+        await sender.sent(batches=1)
         waiting = asyncio.create_task(batcher.submit(2))
         await asyncio.sleep(0)
         with pytest.raises(OverloadedError):
             await batcher.submit(3)
         sender.open.set()
-        await asyncio.gather(waiting, *running)
+        await asyncio.gather(waiting, running)

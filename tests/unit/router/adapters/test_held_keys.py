@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from services.router.adapters.key_copies import KeyCopies, Position
-from services.router.adapters.keyvault_client import _Held, _Resolved
+from services.router.adapters.keyvault_client import ResolvedKeys, _Held
 from services.shared.secret import Secret
 from tests.support.clock import ManualClock
 from tests.support.routing import account_keys, own_key
@@ -26,8 +26,8 @@ def clock() -> ManualClock:
 @pytest.fixture
 def held(clock: ManualClock) -> _Held:
     """One account's keys, asked for at the clock's zero."""
-    copies: KeyCopies[_Resolved] = KeyCopies()
-    resolved = _Resolved(account_keys(KEY), {(KEY.name, KEY.version): Secret("s")})
+    copies: KeyCopies[ResolvedKeys] = KeyCopies()
+    resolved = ResolvedKeys(account_keys(KEY), (Secret("s"),))
     ticket = copies.resolving("accounts/demo", now=clock.monotonic())
     copy = copies.resolved(ticket, resolved, Position("lineage", 1))
     return _Held(copy, copies, resolved.keys, clock)

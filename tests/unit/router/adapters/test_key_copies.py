@@ -30,9 +30,9 @@ def answer(
     copies.answered(nonce, changed, resync=resync, position=position or at(1))
 
 
-def watched(now: float = 0.0) -> KeyCopies[str]:
+def watched(now: float = 0.0, *, accounts_max: int = 100) -> KeyCopies[str]:
     """Give copies whose watch has answered once."""
-    copies: KeyCopies[str] = KeyCopies()
+    copies: KeyCopies[str] = KeyCopies(accounts_max=accounts_max)
     copies.watch_opened()
     answer(copies, sent=now)
     return copies
@@ -131,6 +131,19 @@ class TestChanges:
         )
         assert copies.get(A, now=0.2) is None
 
+    def test_a_copy_that_another_took_the_place_of_is_vouched_for_no_longer(self) -> None:
+        """Whoever still holds it would hear of no change."""
+        copies = watched()
+        resolve(copies, A, "first", now=0.0)
+        first = copies.get(A, now=0.1)
+        assert first is not None
+        resolve(copies, A, "second", now=0.2)
+        copies.answered(copies.question_sent(now=0.8), (), resync=False, position=at(1))
+        assert not copies.usable(first, now=1.0)
+        second = copies.get(A, now=1.0)
+        assert second is not None
+        assert second.keys == "second"
+
     def test_a_watch_that_resumes_goes_on_vouching(self) -> None:
         copies = watched()
         resolve(copies, A, "keys", now=0.0)
@@ -148,6 +161,39 @@ steps = st.lists(
     ),
     max_size=60,
 )
+
+
+@pytest.mark.requirement("K15")
+class TestRoom:
+    def test_where_there_is_no_room_one_that_was_not_used_lately_goes(self) -> None:
+        copies = watched(accounts_max=4)
+        for account in "abcd":
+            resolve(copies, account, account, now=0.0)
+        resolve(copies, "e", "e", now=0.0)  # One goes, and a turn begins.
+        held = [account for account in "abcd" if copies.get(account, now=0.1) is not None]
+        assert len(held) == 3
+        resolve(copies, "f", "f", now=0.0)
+        resolve(copies, "g", "g", now=0.0)
+        assert copies.get("g", now=0.1) is not None
+        assert sum(copies.get(account, now=0.1) is not None for account in "abcdefg") == 4
+
+    def test_a_copy_that_was_dropped_is_vouched_for_no_longer(self) -> None:
+        copies = watched(accounts_max=1)
+        resolve(copies, A, "keys", now=0.0)
+        dropped = copies.get(A, now=0.0)
+        assert dropped is not None
+        resolve(copies, B, "keys", now=0.0)
+        copies.answered(copies.question_sent(now=0.5), (), resync=False, position=at(1))
+        assert not copies.usable(dropped, now=1.0)
+
+    def test_one_used_in_this_turn_stays_as_long_as_there_are_others(self) -> None:
+        copies = watched(accounts_max=3)
+        for account in "abc":
+            resolve(copies, account, account, now=0.0)
+        resolve(copies, "d", "d", now=0.0)
+        used = next(account for account in "abc" if copies.get(account, now=0.1) is not None)
+        resolve(copies, "e", "e", now=0.0)
+        assert copies.get(used, now=0.1) is not None
 
 
 @pytest.mark.requirement("K15")

@@ -9,6 +9,8 @@ from ownkey.keyvault.v1 import resolution_pb2 as pb
 
 from services.router.adapters.keyvault_mapping import account_keys
 from services.router.domain.keys import OwnKey
+from simulator.credentials import service_account
+from tests.support.simulated_providers import PRIVATE_KEY
 
 NAME = "accounts/demo/keys/main"
 ASKED_AT = 100.0
@@ -17,7 +19,7 @@ ANSWERED_AT = 103.0
 
 def read(item: pb.ResolvedKey) -> OwnKey:
     answer = pb.AccountKeys(account="accounts/demo", keys=[item])
-    [key] = account_keys(answer, asked_at=ASKED_AT, now=ANSWERED_AT).keys
+    [key] = account_keys(answer.account, answer, asked_at=ASKED_AT, now=ANSWERED_AT).keys
     return key
 
 
@@ -65,3 +67,24 @@ def test_the_spending_limit_comes_along_and_none_is_none() -> None:
     without = resolved(secret="new")
     without.key.ClearField("monthly_limit_nano_usd")
     assert read(without).monthly_limit_nano_usd is None
+
+
+@pytest.mark.requirement("R6", "K11")
+@pytest.mark.parametrize("region", ["global", "europe-west1"])
+def test_a_vertex_key_serves_in_the_region_of_its_credential(region: str) -> None:
+    """Prices go by it; of one that only its browser holds the hint tells it."""
+    account = pb.ResolvedKey(
+        key=key_pb2.Key(name=NAME, provider="google-vertex", hint=f"acme {region} …0123"),
+        secret=service_account(region=region, private_key=PRIVATE_KEY),
+    )
+    assert read(account).region == region
+    account.ClearField("secret")
+    account.key.residence = key_pb2.RESIDENCE_CLIENT_HELD
+    assert read(account).region == region
+
+
+@pytest.mark.requirement("R6")
+def test_no_other_key_has_a_region_and_a_broken_credential_tells_none() -> None:
+    assert read(resolved(secret="sk-new")).region == ""
+    broken = pb.ResolvedKey(key=key_pb2.Key(name=NAME, provider="google-vertex"), secret="{}")
+    assert read(broken).region == ""

@@ -49,6 +49,16 @@ def test_what_keyvault_decides_is_not_noted_here() -> None:
     assert marks(health) == ()
 
 
+@pytest.mark.requirement("K16", "R10", "K14")
+def test_one_request_without_credit_takes_out_an_own_key_and_no_shared_one() -> None:
+    """Every customer would feel it; that key is keyvault's to test first."""
+    health, shared = LocalHealth(), own_key("openai", account="platform")
+    for key in (KEY, shared):
+        health.note(key, Outcome.INSUFFICIENT_CREDIT, model="", retry_after=None, now=0.0)
+    assert [mark.state for mark in marks(health)] == [HealthState.NO_CREDIT]
+    assert health.over(account_keys(shared)).keys[0].health == ()
+
+
 @pytest.mark.requirement("K14")
 def test_success_wipes_the_notes() -> None:
     health = LocalHealth()

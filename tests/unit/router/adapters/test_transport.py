@@ -34,7 +34,16 @@ class FakeResolver(AbstractResolver):
         self.closed = True
 
 
-@pytest.mark.parametrize("address", ["20.42.64.1", "2603:1030:7::155"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "20.42.64.1",
+        "2603:1030:7::155",
+        "::ffff:20.42.64.1",
+        "64:ff9b::142a:4001",
+        "2002:142a:4001::",
+    ],
+)
 async def test_a_public_address_is_connected_to(address: str) -> None:
     found = await PublicResolver(FakeResolver(address)).resolve("contoso.openai.azure.com", 443)
     assert [item["host"] for item in found] == [address]
@@ -42,7 +51,11 @@ async def test_a_public_address_is_connected_to(address: str) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["127.0.0.1", "10.0.0.5", "169.254.169.254", "192.168.1.1", "100.64.0.1", "::1", "fd00::1"],
+    [
+        *("127.0.0.1", "10.0.0.5", "169.254.169.254", "192.168.1.1", "100.64.0.1", "0.1.2.3"),
+        *("224.0.0.1", "255.255.255.255", "::1", "::", "fd00::1", "fe80::1", "ff02::1"),
+        *("::ffff:10.0.0.5", "64:ff9b::a00:5", "2002:a00:5::"),
+    ],
 )
 async def test_a_name_that_leads_inside_is_not_followed(address: str) -> None:
     with pytest.raises(OSError, match="not public"):

@@ -26,7 +26,11 @@ NOTHING = Rates(input=0, cached_input=0, cache_write=0, output=0)
 CATALOGUE = Catalogue(
     providers={}, models={}, credits=CreditDefaults(default="", quality="", speed="")
 )
-BY_SECOND = Price("p", NOTHING, videos=(VideoPrice("", 400), VideoPrice("4k", 600)))
+BY_SECOND = Price(
+    "p",
+    NOTHING,
+    videos=(VideoPrice("", 400), VideoPrice("4k", 600), VideoPrice("", 200, silent=True)),
+)
 BY_IMAGE = Price("p", NOTHING, images=(ImagePrice("", "", 3_000_000),))
 BY_MACHINE = Price("p", dataclasses.replace(NOTHING, machine_second=975_000))
 VIDEO = JobTraits(lengths=(8, 6, 4))
@@ -63,6 +67,10 @@ def test_a_video_costs_its_seconds_and_without_a_length_the_models_default() -> 
         ({"parameters": {"durationSeconds": 4, "sampleCount": 2}}, 2 * 4 * 400),
         ({"resolution": "4K"}, 8 * 600),
         ({"parameters": {"resolution": "8k"}}, None),
+        ({"generate_audio": False}, 8 * 200),
+        ({"parameters": {"generateAudio": False}}, 8 * 200),
+        ({"generate_audio": True}, 8 * 400),
+        ({"generate_audio": False, "resolution": "4k"}, None),
     ],
 )
 def test_a_native_input_is_priced_by_what_it_asks_for(

@@ -28,8 +28,8 @@ from services.shared.config import ConfigError
 from tests.support.routing import PROVIDERS, account_keys, own_key, planned
 
 FILE = Path(services.router.__file__).parent / "catalogue.yaml"
-PRICES = PriceLibrary(now=datetime(2026, 11, 21, tzinfo=UTC))
-CATALOGUE: Catalogue = load_catalogue(FILE, PRICES)
+PRICES, NOW = PriceLibrary(), datetime(2026, 11, 21, tzinfo=UTC)
+CATALOGUE: Catalogue = load_catalogue(FILE, PRICES, now=NOW)
 
 counts = st.integers(min_value=0, max_value=10**7)
 rates = st.integers(min_value=0, max_value=10**12)
@@ -209,5 +209,5 @@ class TestCatalogueFile:
         path = tmp_path / "catalogue.yaml"
         path.write_text(text.replace(*change, 1), encoding="utf-8")
         with pytest.raises(ConfigError) as caught:
-            load_catalogue(path, PRICES)
+            load_catalogue(path, PRICES, now=NOW)
         assert problem in str(caught.value)

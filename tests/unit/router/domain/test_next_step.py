@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.router.domain import next_step
+from services.ledger.domain.requests import SEQUENCE_MAX
+from services.router.domain import next_step, turns
 from services.router.domain.keys import HealthMark, HealthState
-from services.router.domain.next_step import End, Failure, Progress, Refresh, Step, Try
+from services.router.domain.next_step import End, Failure, Refresh, Step, Try
 from services.router.domain.outcomes import Billed, Outcome
-from services.router.domain.plan import Funding, OwnKeyState
+from services.router.domain.plan import Funding, OwnKeyState, Plan
+from services.router.domain.progress import Progress, Standing
 from tests.support.routing import account_keys, own_key, planned
 
 DEADLINE = 60.0
@@ -113,7 +115,7 @@ class TestOwnKeyFailures:
         assert isinstance(step, Try)
         assert step.own is not None
         assert step.own.offer.provider == "google-vertex"
-        assert step.delay_seconds == 0
+        assert step.own_wait_seconds == 0
 
     @pytest.mark.requirement("R10")
     def test_a_short_hint_is_waited_out_once_then_credits_pay(self) -> None:
@@ -121,7 +123,7 @@ class TestOwnKeyFailures:
         progress, step = step_after(begin(KEY), limited)
         assert isinstance(step, Try)
         assert step.own_key_state is OwnKeyState.READY
-        assert step.delay_seconds == 1.5
+        assert step.own_wait_seconds == 1.5
         _, step = step_after(progress, limited, now=1.5)
         assert isinstance(step, Try)
         assert step.own_key_state is OwnKeyState.COOLING
@@ -134,20 +136,49 @@ class TestOwnKeyFailures:
         step = next_step.decide(next_step.credits_refused(progress), now=0.0)
         assert isinstance(step, Try)
         assert step.own_key_state is OwnKeyState.READY
-        assert step.delay_seconds == 20.0
+        assert step.own_wait_seconds == 20.0
         assert step.shared is None
 
     @pytest.mark.requirement("R10", "R11")
-    def test_a_wait_in_place_has_a_bound_and_its_end_says_when_to_try(self) -> None:
-        """However long the deadline; of several cooling keys the soonest counts."""
-        limited = failure(Outcome.RATE_LIMITED, retry_after_seconds=300.0)
-        progress = begin(KEY, own_key("google-vertex"), deadline=3600.0, own_only=True)
+    @pytest.mark.parametrize(("deadline", "waits"), [(600.0, True), (200.0, False)])
+    def test_the_soonest_is_waited_for_up_to_the_deadline_or_its_time_is_told(
+        self, deadline: float, waits: bool
+    ) -> None:
+        """However long the cooldown; complaint 5.12: the end names the soonest of several."""
+        limited = failure(Outcome.RATE_LIMITED, retry_after_seconds=450.0)
+        progress = begin(KEY, own_key("google-vertex"), deadline=deadline, own_only=True)
         progress, _ = step_after(progress, limited)
-        sooner = failure(Outcome.RATE_LIMITED, retry_after_seconds=61.0)
+        sooner = failure(Outcome.RATE_LIMITED, retry_after_seconds=300.0)
         _, step = step_after(progress, sooner)
+        if waits:
+            assert isinstance(step, Try)
+            assert step.own_wait_seconds == 300.0
+        else:
+            assert isinstance(step, End)
+            assert step.ready_at == 300.0
+            assert step.failure == limited
+
+    @pytest.mark.requirement("R10", "R9")
+    @pytest.mark.parametrize("hint", [0.0, 0.4, 1.0, None, 30.0])
+    def test_waits_in_place_go_on_until_the_deadline_whatever_the_hints(
+        self, hint: float | None
+    ) -> None:
+        """Ten minutes is the longest request; the count of waits never ends it sooner."""
+        limited = failure(Outcome.RATE_LIMITED, retry_after_seconds=hint)
+        progress, now, waited = begin(KEY, deadline=600.0, own_only=True), 0.0, [0.0]
+        while isinstance(step := next_step.decide(progress, now=now), Try):
+            assert step.own is not None
+            now += step.own_wait_seconds
+            waited.append(step.own_wait_seconds)
+            assert now <= 600.0 - turns.ATTEMPT_SECONDS_MIN
+            progress = next_step.granted(progress, step, OWN)
+            progress = next_step.failed(progress, step.own, limited, now=now, chance=0.5)
         assert isinstance(step, End)
-        assert step.ready_at == 61.0
-        assert step.failure == limited
+        assert step.ready_at is not None
+        assert step.ready_at + turns.ATTEMPT_SECONDS_MIN > 600.0
+        assert len(waited) <= turns.WAITS_MAX + 2
+        # Each is longer than the one before, but for the last, which ends with the deadline.
+        assert waited[2:-1] == sorted(waited[2:-1])
 
     @pytest.mark.requirement("R10")
     def test_a_hint_beyond_the_deadline_is_not_waited_for(self) -> None:
@@ -163,7 +194,7 @@ class TestOwnKeyFailures:
         assert isinstance(step, Try)
         assert step.own is not None
         assert step.own.key == KEY
-        assert step.delay_seconds == 0.5
+        assert step.own_wait_seconds == 0.5
         _, step = step_after(progress, broken, now=1.0)
         assert isinstance(step, Try)
         assert step.own_key_state is OwnKeyState.PROVIDER_FAILED
@@ -214,6 +245,217 @@ class TestStart:
         step = next_step.decide(begin(KEY, own_only=True), now=0.0)
         assert isinstance(step, Try)
         assert step.shared is None
+
+
+class TestTransient:
+    @pytest.mark.requirement("R10", "R11")
+    @pytest.mark.parametrize(
+        ("retries", "chance", "seconds"),
+        [(0, 0.0, 0.4), (0, 0.5, 0.5), (0, 1.0, 0.6), (1, 0.0, 0.8), (1, 0.5, 1.0), (1, 1.0, 1.2)],
+    )
+    def test_the_pause_doubles_with_each_retry_and_is_spread_by_a_fifth(
+        self, retries: int, chance: float, seconds: float
+    ) -> None:
+        """Semantics 6.9: half a second, doubled, a fifth more or less."""
+        progress = dataclasses.replace(begin(KEY), transient_retries=retries)
+        step = next_step.decide(progress, now=0.0)
+        assert isinstance(step, Try)
+        assert step.own is not None
+        progress = next_step.granted(progress, step, OWN)
+        refused = failure(Outcome.OVERLOADED)
+        progress = next_step.failed(progress, step.own, refused, now=0.0, chance=chance)
+        step = next_step.decide(progress, now=0.0)
+        assert isinstance(step, Try)
+        assert step.own_wait_seconds == pytest.approx(seconds)
+
+    @pytest.mark.requirement("R10")
+    @given(retries=st.integers(0, 60), chance=st.floats(0, 1))
+    def test_no_pause_is_longer_than_its_bound(self, retries: int, chance: float) -> None:
+        assert 0.4 <= next_step.backoff_seconds(retries, chance) < 6.01
+
+    @pytest.mark.requirement("R10")
+    @pytest.mark.parametrize(("hint", "repeats"), [(3.0, True), (5.0, True), (5.1, False)])
+    def test_a_longer_hint_than_any_pause_sends_the_request_elsewhere(
+        self, hint: float, repeats: bool
+    ) -> None:
+        """Complaint 5.14: nothing sleeps a hint out while another provider is idle."""
+        overloaded = failure(Outcome.OVERLOADED, retry_after_seconds=hint)
+        _, step = step_after(begin(KEY, own_key("google-vertex")), overloaded)
+        assert isinstance(step, Try)
+        assert step.own is not None
+        assert (step.own.key == KEY) is repeats
+        assert step.own_wait_seconds == (hint if repeats else 0.0)
+
+    @pytest.mark.requirement("R10", "R11")
+    def test_without_tokens_nothing_is_repeated(self) -> None:
+        progress = begin(KEY)
+        step = next_step.decide(progress, now=0.0)
+        assert isinstance(step, Try)
+        assert step.own is not None
+        progress = next_step.granted(progress, step, OWN)
+        down = failure(Outcome.SERVER_ERROR)
+        progress = next_step.failed(progress, step.own, down, now=0.0, chance=0.5, may_retry=False)
+        step = next_step.decide(progress, now=0.0)
+        assert isinstance(step, Try)
+        assert step.own_key_state is OwnKeyState.PROVIDER_FAILED
+
+
+def shared_cooling(*seconds: float, keys: tuple[Any, ...] = ()) -> Progress:
+    """Begin with shared keys that cool for so long."""
+    laid_out = planned(keys=account_keys(*keys))
+    cooling = tuple(
+        dataclasses.replace(candidate, health=HealthMark(HealthState.COOLING, "", until))
+        for candidate, until in zip(laid_out.shared, seconds, strict=False)
+    )
+    laid_out = dataclasses.replace(laid_out, shared=cooling)
+    return next_step.begin(laid_out, deadline=DEADLINE, own_only=False)
+
+
+class TestCoolingSharedKeys:
+    """A shared key that cools is never taken at once, whoever asks for it."""
+
+    @pytest.mark.requirement("R10", "R9")
+    @pytest.mark.parametrize("state", [HealthState.REJECTED, HealthState.ACTIVE])
+    @pytest.mark.parametrize(
+        ("cooling", "place", "wait"),
+        [((30.0, 1.5), 1, 1.5), ((2.0, 1.9, 30.0), 1, 1.9), ((30.0, 2.1), None, 0.0)],
+    )
+    def test_the_soonest_is_waited_for_if_it_is_ready_soon(
+        self,
+        state: HealthState,
+        cooling: tuple[float, ...],
+        place: int | None,
+        wait: float,
+    ) -> None:
+        """As a fallback, and where the ledger lets credits pay although an own key is ready."""
+        key = own_key("anthropic", health=(HealthMark(state),))
+        progress = shared_cooling(*cooling, keys=(key,))
+        step = next_step.decide(progress, now=0.0)
+        assert isinstance(step, Try)
+        if place is None:
+            assert step.shared is None
+        else:
+            assert step.shared is progress.shared[place].candidate
+        assert step.shared_wait_seconds == wait
+
+    @pytest.mark.requirement("R10", "R11")
+    def test_on_credits_alone_the_ledger_is_asked_before_capacity_is_spoken_of(self) -> None:
+        progress = shared_cooling(30.0, 20.0)
+        step = next_step.decide(progress, now=0.0)
+        assert isinstance(step, Try)
+        assert step.shared is None
+        assert next_step.without_shared_key(progress).ready_at == 20.0
+
+    @pytest.mark.requirement("R10")
+    def test_one_that_is_ready_serves_before_one_that_cools(self) -> None:
+        progress = shared_cooling(1.0, 0.0)
+        ready = dataclasses.replace(progress.shared[1], standing=Standing.FRESH)
+        progress = dataclasses.replace(progress, shared=(progress.shared[0], ready))
+        step = next_step.decide(progress, now=0.0)
+        assert isinstance(step, Try)
+        assert step.shared is ready.candidate
+        assert step.shared_wait_seconds == 0.0
+
+
+class TestBudgets:
+    def _many(self, own: int, shared: int) -> Plan:
+        laid_out = planned(keys=account_keys(KEY))
+        return dataclasses.replace(
+            laid_out,
+            own=tuple(dataclasses.replace(laid_out.own[0]) for _ in range(own)),
+            shared=tuple(dataclasses.replace(laid_out.shared[0]) for _ in range(shared)),
+        )
+
+    def _tried(self, progress: Progress, *, consents: bool) -> list[Funding]:
+        """Try until the end; every key is out of money."""
+        tried = []
+        while isinstance(step := next_step.decide(progress, now=0.0), Try):
+            ready = step.own_key_state is OwnKeyState.READY
+            candidate = step.own if ready else step.shared
+            if candidate is None or not (ready or consents):
+                progress = next_step.credits_refused(progress)
+                continue
+            tried.append(candidate.funding)
+            progress = next_step.granted(progress, step, candidate.funding)
+            poor = failure(Outcome.INSUFFICIENT_CREDIT)
+            progress = next_step.failed(progress, candidate, poor, now=0.0, chance=0.5)
+        return tried
+
+    @pytest.mark.requirement("R10", "R9", "K5")
+    @pytest.mark.parametrize(
+        ("own_only", "consents", "own", "shared"),
+        [(True, False, 16, 0), (False, True, 12, 4), (False, False, 16, 0)],
+    )
+    def test_keys_have_a_budget_of_their_own_of_which_some_is_left_to_credits(
+        self, own_only: bool, consents: bool, own: int, shared: int
+    ) -> None:
+        """Complaint 5.11: no healthy key goes unused for want of retries."""
+        plan = self._many(20, 20)
+        progress = next_step.begin(plan, deadline=DEADLINE, own_only=own_only)
+        assert self._tried(progress, consents=consents) == [OWN] * own + [CREDITS] * shared
+
+    @pytest.mark.requirement("R10")
+    def test_an_account_on_credits_has_all_of_it(self) -> None:
+        progress = next_step.begin(self._many(0, 20), deadline=DEADLINE, own_only=False)
+        assert self._tried(progress, consents=True) == [CREDITS] * turns.KEYS_MAX
+
+    @pytest.mark.requirement("R10", "K14")
+    def test_keys_tried_again_at_a_newer_version_have_a_budget_too(self) -> None:
+        progress = next_step.begin(self._many(9, 0), deadline=DEADLINE, own_only=True)
+        newer = dataclasses.replace(KEY, version=2)
+        asked = 0
+        while not isinstance(step := next_step.decide(progress, now=0.0), End):
+            if isinstance(step, Refresh):
+                asked += 1
+                progress = next_step.refreshed(progress, step.candidate, newer)
+                continue
+            assert step.own is not None
+            progress = next_step.granted(progress, step, OWN)
+            wrong = failure(Outcome.INVALID_KEY)
+            progress = next_step.failed(progress, step.own, wrong, now=0.0, chance=0.5)
+        assert asked == next_step.REFRESHES_MAX
+        assert progress.keys == 9
+        assert progress.attempts == 9 + next_step.REFRESHES_MAX
+
+    @pytest.mark.requirement("R10", "L3")
+    def test_together_they_stay_within_what_the_ledger_counts(self) -> None:
+        """Keys, newer versions, retries, waits, and one refusal of credits."""
+        budgets = (
+            turns.KEYS_MAX,
+            next_step.REFRESHES_MAX,
+            next_step.TRANSIENT_RETRIES_MAX,
+            turns.WAITS_MAX,
+            1,
+        )
+        assert sum(budgets) <= SEQUENCE_MAX
+
+    @pytest.mark.requirement("K15", "R10")
+    def test_a_new_plan_gives_no_budget_back(self) -> None:
+        """Where a key changed meanwhile; what the ledger refused stays refused."""
+        progress = dataclasses.replace(
+            next_step.credits_refused(begin(KEY)), keys=5, waits=2, transient_retries=1
+        )
+        same = planned(keys=account_keys(KEY))
+        anew = next_step.begin_again(progress, same, granted=True)
+        assert (anew.keys, anew.waits, anew.transient_retries) == (6, 2, 1)
+        assert next_step.begin_again(progress, same, granted=False).keys == 5
+        assert anew.credits_refused
+        gone = next_step.begin_again(progress, planned(), granted=True)
+        assert isinstance(next_step.decide(gone, now=0.0), End)
+
+    @pytest.mark.requirement("K15", "R10")
+    @pytest.mark.parametrize(
+        ("fields", "tried_again"), [({}, False), ({"etag": "2"}, True), ({"version": 2}, True)]
+    )
+    def test_by_a_new_plan_only_a_key_that_changed_is_tried_again(
+        self, fields: dict[str, Any], tried_again: bool
+    ) -> None:
+        progress, _ = step_after(begin(KEY), failure(Outcome.INSUFFICIENT_CREDIT))
+        plan = planned(keys=account_keys(dataclasses.replace(KEY, **fields)))
+        progress = next_step.begin_again(progress, plan, granted=True)
+        step = next_step.decide(progress, now=0.0)
+        assert isinstance(step, Try)
+        assert (step.own is not None) is tried_again
 
 
 class TestCredits:
@@ -287,9 +529,9 @@ def test_every_request_ends_within_its_budgets(
         if isinstance(step, Refresh):
             progress = next_step.refreshed(progress, step.candidate, None)
             continue
-        now += step.delay_seconds
-        assert now <= DEADLINE
         ready = step.own_key_state is OwnKeyState.READY
+        wait = step.own_wait_seconds if ready else step.shared_wait_seconds
+        assert now + wait <= DEADLINE
         assert ready == (step.own is not None)
         assert not own_only or step.shared is None
         candidate = step.own if ready else step.shared
@@ -299,9 +541,9 @@ def test_every_request_ends_within_its_budgets(
             progress, refused = next_step.credits_refused(progress), True
             continue
         assert ready or not refused
+        now += wait
         tried += 1
         assert candidate.key.name not in poor
-        assert step.delay_seconds <= next_step.WAIT_SECONDS_MAX
         if outcome.billed is Billed.MAYBE_BILLED:
             billed[candidate.funding] += 1
         if outcome.outcome is Outcome.INSUFFICIENT_CREDIT:
@@ -310,7 +552,8 @@ def test_every_request_ends_within_its_budgets(
         progress = next_step.failed(progress, candidate, outcome, now=now, chance=chance)
     else:
         pytest.fail("the request went on and on")
-    assert tried <= next_step.ATTEMPTS_MAX
-    assert progress.waits <= next_step.WAITS_MAX
+    assert tried <= SEQUENCE_MAX
+    assert progress.keys <= turns.KEYS_MAX
+    assert progress.waits <= turns.WAITS_MAX
     assert progress.transient_retries <= next_step.TRANSIENT_RETRIES_MAX
-    assert max(billed.values()) <= next_step.MAYBE_BILLED_MAX
+    assert max(billed.values()) <= turns.MAYBE_BILLED_MAX

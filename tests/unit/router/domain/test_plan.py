@@ -7,12 +7,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from services.router.adapters.catalogue_file import load_catalogue
 from services.router.adapters.price_library import PriceLibrary
-from services.router.domain.keys import AccountKeys, HealthMark, HealthState, OwnKey
+from services.router.domain.keys import HealthMark, HealthState, OwnKey
 from services.router.domain.plan import (
     ExclusionReason,
     Funding,
@@ -20,7 +18,7 @@ from services.router.domain.plan import (
     Plan,
 )
 from services.router.domain.preferences import check_preferences
-from services.router.domain.request import Preferences, Sort, Source
+from services.router.domain.request import Preferences, Sort
 from services.router.domain.text import TextCall
 from services.shared.errors import InvalidArgumentError
 from tests.support.routing import (
@@ -49,7 +47,7 @@ class TestTheCatalogueItself:
         """The worked examples, with the models, names and prices that are shipped."""
         name = f"anthropic/{model}"
         moment = datetime(2026, 11, 21, tzinfo=UTC)
-        shipped = load_catalogue(Path("services/router/catalogue.yaml"), PriceLibrary(now=moment))
+        shipped = load_catalogue(Path("services/router/catalogue.yaml"), PriceLibrary(), now=moment)
         asked = request(model=name, preferences=Preferences(order=BEDROCK_FIRST, only=PROVIDERS))
         shared = account_keys(
             *(own_key(item, account="platform") for item in PROVIDERS), account="platform"
@@ -216,10 +214,71 @@ class TestExclusions:
                 Preferences(only=frozenset({"anthropic"}), ignore=frozenset({"anthropic"})),
                 "route.ignore",
             ),
+            (Preferences(order=("anthropic",), ignore=frozenset({"anthropic"})), "route.order"),
+            (
+                Preferences(order=("anthropic",), only=frozenset({"google-vertex"})),
+                "route.order",
+            ),
         ):
             with pytest.raises(InvalidArgumentError) as caught:
                 check_preferences(preferences, catalogue())
             assert caught.value.metadata["field"] == field
+            [violation] = caught.value.fields
+            assert violation.field == field
+
+    @pytest.mark.requirement("R8", "R11")
+    @pytest.mark.parametrize(
+        ("written", "meant"),
+        [
+            ("antropic", "did you mean 'anthropic'? "),
+            ("Google-Vertex", "'google-vertex'"),
+            ("x", ""),
+        ],
+    )
+    def test_an_unknown_provider_is_told_the_nearest_and_all_that_are_known(
+        self, written: str, meant: str
+    ) -> None:
+        with pytest.raises(InvalidArgumentError) as caught:
+            check_preferences(Preferences(only=frozenset({written})), catalogue())
+        assert meant in caught.value.message
+        assert ("did you mean" in caught.value.message) is bool(meant)
+        assert ", ".join(PROVIDERS) in caught.value.message
+
+    @pytest.mark.requirement("R8")
+    def test_empty_preferences_ask_for_nothing(self) -> None:
+        check_preferences(Preferences(), catalogue())
+
+    @pytest.mark.requirement("R8", "R13")
+    @pytest.mark.parametrize(
+        ("preferences", "field"),
+        [
+            (Preferences(only=frozenset({"anthropic"})), "route.only"),
+            (Preferences(ignore=frozenset({"google-vertex"})), "route.ignore"),
+            (Preferences(max_input_rate=1), "route.max_price"),
+            (Preferences(max_output_rate=1), "route.max_price"),
+            (
+                Preferences(allow_fallbacks=False, order=("anthropic",)),
+                "route.allow_fallbacks",
+            ),
+            (Preferences(require_parameters=True), "route.require_parameters"),
+        ],
+    )
+    def test_what_is_left_out_names_the_field_that_does_so(
+        self, preferences: Preferences, field: str
+    ) -> None:
+        def no_seed(provider: str, call: TextCall) -> list[str]:
+            return ["seed"] if call.seed is not None and provider == "google-vertex" else []
+
+        asked = request(preferences=preferences)
+        seeded = type(asked.input)(messages=asked.input.messages, seed=7)  # type: ignore[union-attr]
+        laid_out = planned(
+            request(preferences=preferences, input=seeded),
+            keys=account_keys(own_key("google-vertex")),
+            unsupported=no_seed,
+        )
+        left_out = [e for e in laid_out.exclusions if e.provider == "google-vertex"]
+        assert {e.field for e in left_out} == {field}
+        assert {e.funding for e in left_out} == set(Funding)
 
 
 class TestHealthMarks:
@@ -235,91 +294,3 @@ class TestHealthMarks:
         assert key.health_for("m", now=1.0).state is HealthState.NO_CREDIT
         assert key.health_for("other", now=11.0).state is HealthState.ACTIVE
         assert key.health_for("m", now=11.0).state is HealthState.ACTIVE
-
-
-providers = st.sampled_from(PROVIDERS)
-marks = st.builds(HealthMark, st.sampled_from(list(HealthState)), st.just(""), st.floats(0, 100))
-keys_strategy = st.lists(
-    st.builds(
-        own_key,
-        providers,
-        st.integers(0, 99).map(lambda n: f"k{n}"),
-        enabled=st.booleans(),
-        active=st.booleans(),
-        always_use=st.booleans(),
-        order=st.integers(0, 5),
-        allowed_models=st.sampled_from(
-            [frozenset(), frozenset({MODEL}), frozenset({"other/model"})]
-        ),
-        health=st.lists(marks, max_size=2).map(tuple),
-    ),
-    max_size=6,
-    unique_by=lambda key: key.name,
-)
-preferences_strategy = st.builds(
-    Preferences,
-    order=st.lists(providers, unique=True).map(tuple),
-    only=st.frozensets(providers),
-    ignore=st.frozensets(providers),
-    allow_fallbacks=st.booleans(),
-    max_output_rate=st.none() | st.integers(0, 2_000_000),
-    sort=st.sampled_from(list(Sort)),
-)
-
-
-@pytest.mark.requirement("R8", "R16", "K6", "K16")
-@given(
-    keys=keys_strategy,
-    shared=keys_strategy,
-    preferences=preferences_strategy,
-    source=st.sampled_from(list(Source)),
-    use_backups=st.booleans(),
-    spread=st.integers(0, 1000),
-)
-def test_a_plan_never_holds_what_the_inputs_do_not_allow(
-    keys: list[OwnKey],
-    shared: list[OwnKey],
-    preferences: Preferences,
-    source: Source,
-    *,
-    use_backups: bool,
-    spread: int,
-) -> None:
-    """Key, provider, account and payer of every candidate follow from the inputs."""
-    own = account_keys(*keys, use_backups=use_backups)
-    platform = AccountKeys(
-        account="accounts/platform",
-        keys=tuple(own_key(k.provider, k.name[-2:], account="platform") for k in shared),
-    )
-    laid_out = planned(
-        request(source=source, preferences=preferences),
-        keys=own,
-        shared=platform,
-        spread=spread,
-    )
-    for candidate in (*laid_out.own, *laid_out.shared):
-        provider = candidate.offer.provider
-        assert candidate.key.provider == provider
-        assert candidate.key.enabled
-        assert provider not in preferences.ignore
-        assert not preferences.only or provider in preferences.only
-        limit = preferences.max_output_rate
-        assert candidate.offer.price is not None
-        assert limit is None or candidate.offer.price.base.output <= limit
-        assert candidate.call.max_output_tokens == 100
-    for candidate in laid_out.own:
-        assert candidate.funding is Funding.OWN_KEY
-        assert source is not Source.CREDITS
-        assert candidate.key in own.keys
-        assert candidate.key.active or use_backups
-        assert not candidate.key.allowed_models or MODEL in candidate.key.allowed_models
-    for candidate in laid_out.shared:
-        assert candidate.funding is Funding.CREDITS
-        assert source is not Source.OWN_KEY
-        assert candidate.key in platform.keys
-    if keys and not laid_out.own:
-        assert laid_out.without_own_key is not OwnKeyState.NONE_STORED
-    named = {e.key for e in laid_out.exclusions if e.reason is not ExclusionReason.SOURCE}
-    served = {c.key.name for c in laid_out.own}
-    if source is not Source.CREDITS:
-        assert {key.name for key in keys} <= named | served

@@ -121,6 +121,14 @@ class TestPart:
         assert taken == [None, None, 60.0, 60.0]
         assert await fixture.take("accounts/other") is None
 
+    @pytest.mark.requirement("R10", "K16")
+    async def test_also_of_a_key_without_a_limit(self) -> None:
+        """The key itself is free, and whoever's plan has no cap is not counted."""
+        fixture = Fixture(**{DEMO: 2})
+        taken = [await fixture.take(part=20_000) for _ in range(4)]
+        assert taken == [None, None, 60.0, 60.0]
+        assert [await fixture.take() for _ in range(9)] == [None] * 9
+
     @pytest.mark.requirement("R10")
     async def test_what_a_capped_account_does_not_get_is_left_to_others(self) -> None:
         fixture = limited(3)

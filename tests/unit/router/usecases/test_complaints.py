@@ -13,6 +13,7 @@ from services.router.domain.keys import OwnKey
 from services.router.domain.outcomes import Outcome
 from services.router.domain.request import Request, Source, TextInput
 from services.router.domain.text import Message, Role, TextPart
+from services.router.domain.turns import KEYS_MAX
 from services.router.usecases.engine import Ended, Started
 from services.router.usecases.explain import Explain
 from services.router.usecases.ports import PLATFORM, Ask
@@ -47,11 +48,12 @@ def refuses_credits(ask: Ask) -> ServiceError | None:
 class TestKeysWalked:
     @pytest.mark.requirement("R10", "K5")
     async def test_healthy_keys_are_not_left_unused_for_want_of_retries(self) -> None:
-        """Walking keys has a budget of its own: the last of twenty-four serves."""
-        stage = Stage(FakeTransport(*[OUT_OF_MONEY] * 23, SERVED), *keys(24))
+        """Complaint 5.11: walking keys has a budget of its own; the last of sixteen serves."""
+        bad = [OUT_OF_MONEY] * (KEYS_MAX - 1)
+        stage = Stage(FakeTransport(*bad, SERVED), *keys(KEYS_MAX))
         events = await stage.events(Source.OWN_KEY)
         assert isinstance(events[-1], Ended)
-        assert len(set(stage.bearers)) == len(stage.bearers) == 24
+        assert len(set(stage.bearers)) == len(stage.bearers) == KEYS_MAX
 
     @pytest.mark.requirement("R10", "K14")
     @pytest.mark.parametrize("answer", [OUT_OF_MONEY, UNKNOWN_KEY])

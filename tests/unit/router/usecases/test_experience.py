@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from services.router.domain.breaker import Phase
@@ -64,6 +66,19 @@ def test_a_key_with_a_host_of_its_own_has_its_own_breaker() -> None:
     fail(experience)
     assert experience.at(1.0, chance=0.5).gate(*GATE).closes
     assert not experience.at(1.0, chance=0.5).gate(OWN.key, SHARED.offer).closes
+
+
+@pytest.mark.requirement("R11")
+def test_each_model_at_a_provider_has_a_breaker_of_its_own() -> None:
+    """One model's outage says nothing about the next, nor one provider's about another."""
+    experience = Experience(lambda _: "host")
+    fail(experience)
+    view = experience.at(1.0, chance=0.5)
+    other = dataclasses.replace(SHARED.offer, model="anthropic/other")
+    elsewhere = dataclasses.replace(SHARED.offer, provider="google-vertex")
+    assert view.gate(*GATE).closes
+    assert not view.gate(SHARED.key, other).closes
+    assert not view.gate(SHARED.key, elsewhere).closes
 
 
 @pytest.mark.requirement("R11")

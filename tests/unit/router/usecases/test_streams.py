@@ -19,7 +19,8 @@ from services.router.domain.text import TextDelta
 from services.router.usecases.engine import Ended, Started
 from services.router.usecases.outbox import BACKLOG_BYTES_MAX, Outbox
 from services.router.usecases.ports import PLATFORM, Capture
-from tests.support.engine import FakeAnswer, FakeTransport
+from services.router.usecases.price_book import PriceBook
+from tests.support.engine import FakeAnswer, FakePriceList, FakeTransport
 from tests.support.routing import account_keys, own_key
 from tests.support.stage import END, SERVED, Stage, chunk
 
@@ -76,7 +77,8 @@ class TestTimeouts:
         quick = dataclasses.replace(slow, id="openai/quick", fast=True)
         models = {model.id: model for model in (slow, quick)}
         catalogue = dataclasses.replace(stage.engine.catalogue, models=models)
-        stage.engine = dataclasses.replace(stage.engine, catalogue=catalogue)
+        prices = PriceBook(catalogue, FakePriceList(), clock=stage.engine.clock)
+        stage.engine = dataclasses.replace(stage.engine, prices=prices)
         with pytest.raises(errors.ProviderTimeoutError) as caught:
             await stage.events(Source.CREDITS)
         assert "try a faster model: openai/quick" in caught.value.message
@@ -149,6 +151,34 @@ class TestBackpressure:
         assert len((await anext(reading)).text) == BACKLOG_BYTES_MAX
         with pytest.raises(errors.ProviderTimeoutError):
             await anext(reading)
+
+    @pytest.mark.requirement("R1")
+    async def test_a_reader_of_the_whole_wakes_at_the_end(self) -> None:
+        outbox: Outbox[TextDelta] = Outbox(whole=True)
+        reading = asyncio.create_task(anext(aiter(outbox)))
+        await asyncio.sleep(0)
+        await outbox.put(TextDelta("all "))
+        await outbox.put(TextDelta("of it"))
+        await asyncio.sleep(0)
+        assert not reading.done()
+        outbox.close()
+        assert (await reading).text == "all of it"
+
+    @pytest.mark.requirement("R1")
+    async def test_a_whole_larger_than_the_backlog_is_read_all_the_same(self) -> None:
+        outbox: Outbox[TextDelta] = Outbox(whole=True)
+        read: list[str] = []
+
+        async def reader() -> None:
+            read.extend([event.text async for event in outbox])
+
+        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+            group.create_task(reader())
+            await asyncio.sleep(0)
+            for _ in range(3):
+                await outbox.put(TextDelta("x" * BACKLOG_BYTES_MAX))
+            outbox.close()
+        assert len("".join(read)) == 3 * BACKLOG_BYTES_MAX
 
 
 class TestBeforeTheFirstContent:
