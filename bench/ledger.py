@@ -34,7 +34,7 @@ import uvloop
 
 from bench import ledger_seed, processor
 from bench.figures import Figure
-from bench.ledger_load import Client, Pair, account_name, make_pair, spread
+from bench.ledger_load import Client, Pair, UnaryRates, account_name, make_pair, spread
 from bench.ledger_plans import scanning
 from deploy.local.postgres import EmbeddedPostgres, PostgresServer, binaries
 from services.ledger.bootstrap import MIGRATIONS
@@ -221,7 +221,10 @@ async def echo_rate(folder: Path, options: Options) -> float:
         async with connected(port) as channel:
             client = Client(channel, call_metadata(Secret(TOKEN)))
             await client.unary(pairs[:500], callers=options.unary_callers)
-            return await client.unary(pairs, callers=options.unary_callers)
+            return (await client.unary(pairs, callers=options.unary_callers)).calls
+
+
+_NOT_MEASURED = UnaryRates(0.0, 0.0)
 
 
 @dataclass(slots=True)
@@ -231,7 +234,7 @@ class Measured:
     pairs: float = 0.0
     two_replicas: float = 0.0
     hot: float = 0.0
-    unary: float = 0.0
+    unary: UnaryRates = _NOT_MEASURED
     p99_seconds: float = 0.0
     full: float = 0.0
     whole_scans: int = 0
@@ -281,9 +284,10 @@ async def measure(
         print(f"pairs on one account: {found.hot:.0f}/s")
         load = spread(FEW_ACCOUNTS, options.pairs // 4, chance=chance)
         found.unary = await one.client.unary(load, callers=options.unary_callers)
-        print(f"unary: {found.unary:.0f} calls/s")
+        authorize, capture = found.unary
+        print(f"unary: {authorize:.0f} Authorize/s, {capture:.0f} Capture/s")
         load = spread(FEW_ACCOUNTS, options.pairs // 8, chance=chance)
-        seconds = await one.client.latencies(load, pairs_per_second=found.unary / 4)
+        seconds = await one.client.latencies(load, pairs_per_second=found.unary.calls / 4)
         found.p99_seconds = sorted(seconds)[len(seconds) * 99 // 100]
         async with serving(folder / "two", dsn, options) as two:
             await settle([two], spread(FEW_ACCOUNTS, options.pairs // 4, chance=chance), options)
@@ -346,8 +350,9 @@ async def run(options: Options) -> list[Figure]:
         Figure(
             "pairs_two_replicas_to_pgbench", found.two_replicas / transactions, "ratio", BAR_PAIRS
         ),
-        Figure("unary", found.unary, "calls/s"),
-        Figure("unary_to_echo", found.unary / echo, "ratio", BAR_UNARY),
+        Figure("unary_authorize", found.unary.authorize, "calls/s"),
+        Figure("unary_capture", found.unary.capture, "calls/s"),
+        Figure("unary_to_echo", found.unary.calls / echo, "ratio", BAR_UNARY),
         Figure("hot_account_to_spread", found.hot / found.pairs, "ratio", BAR_HOT),
         Figure("pair_p99_at_half_load", found.p99_seconds * 1000, "ms"),
         Figure(

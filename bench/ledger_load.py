@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc.aio
 from ownkey.ledger.v1 import authorization_pb2 as pb
@@ -73,6 +73,24 @@ def make_pair(account_id: str, *, own_key: bool) -> Pair:
     return Pair(authorize, capture)
 
 
+class UnaryRates(NamedTuple):
+    """
+    Unary calls a second.
+
+    Args:
+        authorize: Of Authorize.
+        capture: Of Capture.
+    """
+
+    authorize: float
+    capture: float
+
+    @property
+    def calls(self) -> float:
+        """Of both, as many of one as of the other."""
+        return 2 / (1 / self.authorize + 1 / self.capture)
+
+
 class Client:
     """
     Sends serialized requests.
@@ -128,19 +146,29 @@ class Client:
         await self.call("Authorize", authorize, pb.AuthorizeResponse)
         await self.call("Capture", capture, pb.CaptureResponse)
 
-    async def unary(self, pairs: Sequence[Pair], *, callers: int) -> float:
-        """Settle pairs by unary calls and return calls a second."""
-        work = [_serialized(pair) for pair in pairs]
+    async def unary(self, pairs: Sequence[Pair], *, callers: int) -> UnaryRates:
+        """Authorize pairs by unary calls, then capture them."""
+        authorizes, captures = zip(*map(_serialized, pairs), strict=True)
+        return UnaryRates(
+            await self._each("Authorize", authorizes, pb.AuthorizeResponse, callers=callers),
+            await self._each("Capture", captures, pb.CaptureResponse, callers=callers),
+        )
+
+    async def _each(
+        self, rpc: str, requests: Sequence[bytes], response: Any, *, callers: int
+    ) -> float:
+        """Call an RPC with each request and return calls a second."""
+        work = list(requests)
 
         async def caller() -> None:
             while work:
-                await self.pair(*work.pop())
+                await self.call(rpc, work.pop(), response)
 
         started = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             for _ in range(callers):
                 group.create_task(caller())
-        return 2 * len(pairs) / (time.perf_counter() - started)
+        return len(requests) / (time.perf_counter() - started)
 
     async def latencies(self, pairs: Sequence[Pair], *, pairs_per_second: float) -> list[float]:
         """Send pairs at a fixed rate, whatever the answers take; return seconds of each pair."""

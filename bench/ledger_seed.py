@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -27,22 +27,32 @@ ACCOUNTS_PER_COPY = 20_000
 
 
 async def fill(
-    connection: asyncpg.Connection[asyncpg.Record], *, accounts: int, entries: int
+    connection: asyncpg.Connection[asyncpg.Record],
+    *,
+    accounts: int,
+    entries: int,
+    first: int = 0,
+    name: Callable[[int], str] = account_name,
+    plan: str = "bench",
 ) -> None:
     """
     Make accounts with one grant each and the same number of entries each.
 
     Args:
-        connection: To a migrated, empty database.
-        accounts: How many.
+        connection: To a migrated database.
+        accounts: How many there are in the end.
         entries: Of all together; a multiple of it.
+        first: The first one's number; those before it are there already.
+        name: Gives the id of an account by its number.
+        plan: Their plan.
     """
     each = max(1, entries // accounts)
-    for start in range(0, accounts, ACCOUNTS_PER_COPY):
+    for start in range(first, accounts, ACCOUNTS_PER_COPY):
         numbers = range(start, min(accounts, start + ACCOUNTS_PER_COPY))
-        keys = [(bucket_of(account_name(n)), account_name(n)) for n in numbers]
+        keys = [(bucket_of(name(n)), name(n)) for n in numbers]
         for table, columns, rows in (
-            ("accounts", ACCOUNT_COLUMNS, _accounts(keys, each)),
+            ("accounts", ACCOUNT_COLUMNS, _accounts(keys, each, plan)),
+            ("mode_changes", MODE_CHANGE_COLUMNS, _mode_changes(keys, plan)),
             ("grants", GRANT_COLUMNS, _grants(keys, each)),
             ("entries", ENTRY_COLUMNS, _entries(keys, each)),
         ):
@@ -66,6 +76,18 @@ ACCOUNT_COLUMNS = (
     "last_time",
     "create_time",
     "update_time",
+)
+MODE_CHANGE_COLUMNS = (
+    "bucket",
+    "account_id",
+    "mode_epoch",
+    "billing_mode",
+    "plan_id",
+    "entry_sequence",
+    "posted",
+    "reserved",
+    "actor",
+    "create_time",
 )
 GRANT_COLUMNS = (
     "bucket",
@@ -99,10 +121,15 @@ ENTRY_COLUMNS = (
 )
 
 
-def _accounts(keys: list[tuple[int, str]], each: int) -> Iterator[Row]:
+def _accounts(keys: list[tuple[int, str]], each: int, plan: str) -> Iterator[Row]:
     mode, owned = "OWN_KEY_FIRST", OWNED * each
     for key in keys:
-        yield (*key, "bench", mode, 1, "ANY", 0, owned, owned, each, TIME, TIME, TIME)
+        yield (*key, plan, mode, 1, "ANY", 0, owned, owned, each, TIME, TIME, TIME)
+
+
+def _mode_changes(keys: list[tuple[int, str]], plan: str) -> Iterator[Row]:
+    for key in keys:
+        yield (*key, 1, "OWN_KEY_FIRST", plan, 0, 0, 0, "", TIME)
 
 
 def _grants(keys: list[tuple[int, str]], each: int) -> Iterator[Row]:

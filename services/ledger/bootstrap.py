@@ -34,6 +34,7 @@ from services.shared.access import Access
 from services.shared.boundary import Boundary
 from services.shared.clock import Clock, SystemClock
 from services.shared.config import read_secret_file
+from services.shared.dsn import read_dsn
 from services.shared.ids import new_id
 from services.shared.metrics import observe_rpc
 from services.shared.migrate import check_schema
@@ -41,10 +42,10 @@ from services.shared.policy_file import load_policy
 from services.shared.postgres import Database
 from services.shared.server import ServerSpec
 
-SCHEMA_CODE = 1
+SCHEMA_CODE = 2
 """The newest schema number that this code knows."""
 
-SCHEMA_NEEDED = 1
+SCHEMA_NEEDED = 2
 """The lowest schema number that this code works on."""
 
 SPARE_CONNECTIONS = 2
@@ -72,10 +73,11 @@ async def ledger(config: LedgerConfig, *, clock: Clock | None = None) -> AsyncIt
     clock = clock or SystemClock()
     plans = load_plans(config.plans_file)
     key = read_secret_file(config.fingerprint_key_file)
-    access = Access(load_policy(config.policy_file, DESCRIPTOR), tokens_dir=config.tokens_dir)
+    policy = load_policy(config.policy_file, DESCRIPTOR)
+    access = Access(policy, tokens_dir=config.tokens_dir, clock=clock)
     certificates = config.certificates(clock=clock)
     database = Database(
-        lambda: read_secret_file(config.database_dsn_file).reveal(),
+        lambda: read_dsn(config.database_dsn_file),
         application_name="ownkey-ledger",
         pool_size=config.lanes + SPARE_CONNECTIONS,
         pooled=config.database_pooler == "pgbouncer",

@@ -41,7 +41,8 @@ class LedgerConfig(ServingConfig):
     )
     database_dsn_file: Path = setting(
         "OWNKEY_LEDGER_DATABASE_DSN_FILE",
-        "file with the DSN of the ledger's PostgreSQL database, mode 0600",
+        "file with the DSN of the ledger's PostgreSQL database, mode 0600; off this machine it "
+        "must say sslmode=verify-full and sslrootcert",
         parse=existing_file,
     )
     database_pooler: str = setting(

@@ -102,7 +102,9 @@ class InMemoryLedgerStore:
     def _new(self, account_id: str) -> AccountFile:
         account: Account = new_account(now=self._clock.now())
         account.account_id = account_id
-        return AccountFile(account, Book(account, {}, account.last_time), account.last_time, True)
+        return AccountFile(
+            account, Book(account, {}, account.last_time), account.last_time, created=True
+        )
 
 
 def _open_holds(file: AccountFile) -> list[tuple[str, int]]:

@@ -227,24 +227,30 @@ WHERE {_PAGE} AND a.allowance_used <> t.taken
         query=f"""
 SELECT a.account_id, bad.name, bad.summed, bad.settled FROM accounts a
 CROSS JOIN LATERAL (
-    SELECT name, coalesce(e.summed, 0) AS summed, coalesce(s.settled, 0) AS settled
+    -- Entries before the attempt began are of a request that was forgotten, whose id came again.
+    SELECT name, coalesce(max(s.settled), 0) AS settled,
+        coalesce(sum(e.amount) FILTER (WHERE s.began IS NULL OR e.time >= s.began), 0)::bigint
+            AS summed
     FROM (
-        SELECT x.authorization_id AS name, min(x.create_time) AS first,
-            sum(CASE WHEN x.credit IN ('SPENT', 'FEES') THEN x.amount ELSE 0 END
-            - CASE WHEN x.debit IN ('SPENT', 'FEES') THEN x.amount ELSE 0 END)::bigint AS summed
-        FROM entries x WHERE {_SAME} AND x.authorization_id <> '' GROUP BY 1) e
+        SELECT x.authorization_id AS name, x.create_time AS time,
+            CASE WHEN x.credit IN ('SPENT', 'FEES') THEN x.amount ELSE 0 END
+            - CASE WHEN x.debit IN ('SPENT', 'FEES') THEN x.amount ELSE 0 END AS amount
+        FROM entries x WHERE {_SAME} AND x.authorization_id <> '') e
     FULL JOIN (
         SELECT DISTINCT ON (x.request_id, x.claimant, x.sequence)
             'r' || x.request_id || '-' || y.run || '-' || x.sequence AS name,
-            x.charged + x.absorbed AS settled
+            x.charged + x.absorbed AS settled, y.create_time AS began
         FROM settlements x JOIN authorizations y
             ON y.bucket = x.bucket AND y.account_id = x.account_id
             AND y.request_id = x.request_id AND y.claimant = x.claimant
             AND y.sequence = x.sequence
         WHERE {_SAME}
         ORDER BY x.request_id, x.claimant, x.sequence, x.revision DESC) s USING (name)
-    WHERE coalesce(e.summed, 0) <> coalesce(s.settled, 0)
-        AND (s.settled IS NOT NULL OR a.retained_from IS NULL OR e.first >= a.retained_from)
+    GROUP BY name
+    HAVING coalesce(sum(e.amount) FILTER (WHERE s.began IS NULL OR e.time >= s.began), 0)
+            <> coalesce(max(s.settled), 0)
+        AND (max(s.settled) IS NOT NULL OR a.retained_from IS NULL
+            OR min(e.time) >= a.retained_from)
     ORDER BY name LIMIT 1) bad
 WHERE {_PAGE}
 """,  # noqa: S608

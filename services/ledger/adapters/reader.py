@@ -56,9 +56,12 @@ ORDER BY day, model, provider, key, funding LIMIT $10
 """
 
 _ACCOUNT_PAGE = """
-SELECT bucket, account_id FROM accounts WHERE (bucket, account_id) > ($1, $2)
+SELECT bucket, account_id, entry_count FROM accounts WHERE (bucket, account_id) > ($1, $2)
 ORDER BY bucket, account_id LIMIT $3
 """
+
+VERIFY_SECONDS = 600
+"""How long one invariant of one page may take."""
 
 
 class PostgresLedgerReader:
@@ -231,12 +234,12 @@ class PostgresLedgerReader:
         row = await self._database.fetchrow("SELECT count(*) AS count FROM accounts")
         return int(row["count"]) if row else 0
 
-    async def account_pages(self, *, size: int) -> AsyncIterator[list[str]]:
-        """Yield all accounts' ids; see LedgerReader."""
+    async def account_pages(self, *, size: int) -> AsyncIterator[list[tuple[str, int]]]:
+        """Yield all accounts; see LedgerReader."""
         bucket, account_id = -1, ""
         while rows := await self._database.fetch(_ACCOUNT_PAGE, bucket, account_id, size):
             bucket, account_id = rows[-1]["bucket"], rows[-1]["account_id"]
-            yield [row["account_id"] for row in rows]
+            yield [(row["account_id"], row["entry_count"]) for row in rows]
 
     async def violations(self, account_ids: Sequence[str]) -> list[Violation]:
         """Return the invariants that do not hold; see LedgerReader."""
@@ -244,8 +247,12 @@ class PostgresLedgerReader:
         async def read(connection: Connection) -> list[Violation]:
             buckets = sorted({bucket_of(account_id) for account_id in account_ids})
             found = []
+            # One account may hold more entries than a statement of a request may read.
+            await connection.execute(f"SET LOCAL statement_timeout = '{VERIFY_SECONDS}s'")
             for invariant in INVARIANTS:
-                for row in await connection.fetch(invariant.query, buckets, list(account_ids)):
+                for row in await connection.fetch(
+                    invariant.query, buckets, list(account_ids), timeout=VERIFY_SECONDS
+                ):
                     text = invariant.sentence.format(**dict(row))
                     found.append(Violation(row["account_id"], invariant.name, text))
             return found

@@ -101,7 +101,7 @@ def account_of(row: Row) -> Account:
     )
 
 
-def moved_values(account: Account) -> tuple[Any, ...]:
+def moved_values(account: Account, stamp: int) -> tuple[Any, ...]:
     """Write what attempts move of an account, in the order of MOVE_ACCOUNT's after the key."""
     totals = account.totals
     return (
@@ -121,13 +121,14 @@ def moved_values(account: Account) -> tuple[Any, ...]:
         account.entry_count,
         account.authorization_count,
         account.last_time,
+        stamp,
     )
 
 
-def account_values(account: Account) -> tuple[Any, ...]:
+def account_values(account: Account, stamp: int) -> tuple[Any, ...]:
     """Write an account, in the order of UPDATE_ACCOUNT's parameters after the key."""
     return (
-        *moved_values(account),
+        *moved_values(account, stamp),
         account.plan_id,
         account.billing_mode,
         account.mode_epoch,

@@ -143,21 +143,24 @@ ON CONFLICT (bucket, account_id) DO NOTHING
 RETURNING account_id
 """
 
-_ACCOUNTS = """
-SELECT a.* FROM {wanted} JOIN accounts a
+READ_ACCOUNTS = _statement(
+    """
+SELECT a.*, clock_timestamp() AS clock FROM {wanted} JOIN accounts a
     ON a.bucket = {bucket} AND a.account_id = w.account_id
-"""
+""",
+    _KEYS,
+)
 
-# The clock of each row is read after its lock was taken, for which it may have waited.
-_WITH_CLOCK = "SELECT l.*, clock_timestamp() AS clock FROM ({accounts}) l"
-
-READ_ACCOUNTS = _statement(_WITH_CLOCK.replace("{accounts}", _ACCOUNTS), _KEYS)
-
-# All lock in one order.
+# All lock in one order. The clock of each row is read after its lock was taken, for which it may
+# have waited.
 LOCK_ACCOUNTS = _statement(
-    _WITH_CLOCK.replace(
-        "{accounts}", _ACCOUNTS + "ORDER BY a.bucket, a.account_id FOR UPDATE OF a"
-    ),
+    """
+SELECT l.account_id, l.stamp, clock_timestamp() AS clock FROM (
+    SELECT a.account_id, a.stamp FROM {wanted} JOIN accounts a
+        ON a.bucket = {bucket} AND a.account_id = w.account_id
+    ORDER BY a.bucket, a.account_id FOR UPDATE OF a
+) l
+""",
     _KEYS,
 )
 
@@ -271,6 +274,7 @@ _MOVED = {
     "entry_count": "bigint",
     "authorization_count": "bigint",
     "last_time": "timestamptz",
+    "stamp": "bigint",
 }
 
 MOVE_ACCOUNT = _update("accounts", _KEYS, _MOVED)

@@ -6,10 +6,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from enum import StrEnum
 from functools import lru_cache
 
 from services.ledger.domain.modes import BillingMode, FallbackConsent
+from services.ledger.domain.words import Word
 
 BUCKET_COUNT = 1024
 """Buckets that accounts are spread over: the lane of a batch and the shard of a cluster."""
@@ -142,7 +142,7 @@ class Account:
         return self.allowance_used if self.allowance_month == month else 0
 
 
-class GrantKind(StrEnum):
+class GrantKind(Word):
     """Where a grant's credits come from."""
 
     MONTHLY = "MONTHLY"

@@ -16,7 +16,6 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
@@ -56,6 +55,13 @@ class Part(NamedTuple):
     amount: int
 
 
+def amount_of(parts: tuple[Part, ...]) -> int:
+    """Return what parts come to, nano-credits; nearly always there is one."""
+    if len(parts) == 1:
+        return parts[0].amount
+    return sum([part.amount for part in parts])
+
+
 class Charge(NamedTuple):
     """
     Who bore a price, nano-credits.
@@ -75,7 +81,7 @@ class Charge(NamedTuple):
     @property
     def customer(self) -> int:
         """What the customer paid."""
-        return sum(part.amount for part in self.parts) + self.overdraft + self.invoiced
+        return amount_of(self.parts) + self.overdraft + self.invoiced
 
     @property
     def price(self) -> int:
@@ -106,12 +112,13 @@ class Book:
 
     def retire_due(self) -> None:
         """Expire what no hold reserves of every grant that is due."""
-        for grant in _ordered(g for g in self.grants.values() if g.remaining and g.expire_time):
+        expiring = [g for g in self.grants.values() if g.expire_time is not None and g.remaining]
+        for grant in _ordered(expiring):
             self._expire_if_due(grant)
 
     def in_order(self) -> list[Grant]:
         """Return the grants with something left, in the order they are spent."""
-        return _ordered(g for g in self.grants.values() if g.remaining)
+        return _ordered([g for g in self.grants.values() if g.remaining])
 
     def grant(self, grant: Grant, *, kind: EntryKind, cause: Cause) -> None:
         """
@@ -291,7 +298,7 @@ class Book:
         parts = self._free_parts(min(payable, max(0, totals.available)))
         for part in parts:
             self._charge_grant(kind, self.grants[part.grant_id], part.amount, cause, income)
-        left = payable - sum(part.amount for part in parts)
+        left = payable - amount_of(parts)
         overdraft = min(left, max(0, self.account.overdraft_limit - totals.overdrawn))
         if overdraft:
             self._move(kind, SubLedger.OVERDRAFT, to, overdraft, cause)
@@ -443,32 +450,25 @@ class Book:
         grant: Grant | None = None,
     ) -> None:
         """Write one entry and what follows from it."""
-        totals = self.account.totals
-        for sub_ledger, direction in ((debit, -1), (credit, 1)):
-            name, sign = _TOTALS[sub_ledger]
-            setattr(totals, name, getattr(totals, name) + sign * direction * amount)
+        account, grant_id = self.account, ""
+        totals = account.totals
+        name, sign = _TOTALS[debit]
+        setattr(totals, name, getattr(totals, name) - sign * amount)
+        name, sign = _TOTALS[credit]
+        setattr(totals, name, getattr(totals, name) + sign * amount)
         if grant is not None:
+            grant_id = grant.grant_id
             grant.remaining += amount if credit is SubLedger.CREDITS else -amount
-            self.touched.add(grant.grant_id)
-        self.account.entry_count += 1
+            self.touched.add(grant_id)
+        account.entry_count = number = account.entry_count + 1
+        posted = totals.credits - totals.overdrawn
         self.entries.append(
-            Entry(
-                sequence=self.account.entry_count,
-                kind=kind,
-                debit=debit,
-                credit=credit,
-                amount=amount,
-                posted_after=totals.posted,
-                grant_id=grant.grant_id if grant is not None else "",
-                cause=cause,
-                create_time=self.now,
-            )
+            Entry(number, kind, debit, credit, amount, posted, grant_id, cause, self.now)
         )
 
 
-def _ordered(grants: Iterable[Grant]) -> list[Grant]:
-    """Return grants in the order they are spent; most accounts have one or two."""
-    found = list(grants)
-    if len(found) > 1:
-        found.sort(key=spending_order)
-    return found
+def _ordered(grants: list[Grant]) -> list[Grant]:
+    """Put grants in the order they are spent; most accounts have one or two."""
+    if len(grants) > 1:
+        grants.sort(key=spending_order)
+    return grants

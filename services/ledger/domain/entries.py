@@ -9,11 +9,12 @@ meet in one row and one account's books always sum to zero by themselves.
 from __future__ import annotations
 
 from datetime import datetime
-from enum import StrEnum
 from typing import NamedTuple
 
+from services.ledger.domain.words import Word
 
-class SubLedger(StrEnum):
+
+class SubLedger(Word):
     """A part of one account's books."""
 
     CREDITS = "CREDITS"
@@ -26,7 +27,7 @@ class SubLedger(StrEnum):
     EXPIRED = "EXPIRED"
 
 
-class EntryKind(StrEnum):
+class EntryKind(Word):
     """Why credits moved."""
 
     GRANT = "GRANT"
@@ -39,7 +40,7 @@ class EntryKind(StrEnum):
     REFUND = "REFUND"
 
 
-class Income(StrEnum):
+class Income(Word):
     """What the house charges for, and from what."""
 
     WORK = "WORK"

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import NamedTuple
 
 from services.ledger.domain.money import (
@@ -26,19 +25,20 @@ from services.ledger.domain.money import (
     PriceTerms,
     divide_half_even,
 )
+from services.ledger.domain.words import Word
 
 FREE_REQUESTS_MAX = 10**12
 """Most free requests of a month."""
 
 
-class FeeBasis(StrEnum):
+class FeeBasis(Word):
     """What the rate is taken of."""
 
     CREDIT_PRICE = "CREDIT_PRICE"
     VENDOR_COST = "VENDOR_COST"
 
 
-class FeeSource(StrEnum):
+class FeeSource(Word):
     """Where a fee is taken from."""
 
     CREDITS = "CREDITS"

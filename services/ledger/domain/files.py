@@ -8,7 +8,7 @@ what they hold as new or changed after.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 
 from services.ledger.domain.accounts import Account
@@ -84,7 +84,7 @@ class ModeChange:
     create_time: datetime
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Changes:
     """
     What a unit of work adds to a file; the store writes it.
@@ -103,20 +103,29 @@ class Changes:
         budgets: Ids of the key budgets that are new or changed.
     """
 
-    account: bool = False
-    counts: bool = False
-    new_requests: dict[str, None] = field(default_factory=dict)
-    requests: set[str] = field(default_factory=set)
-    authorizations: list[Authorization] = field(default_factory=list)
-    settlements: list[tuple[Authorization, int, Settlement]] = field(default_factory=list)
-    refusals: dict[AttemptKey, RecordedRefusal] = field(default_factory=dict)
-    operations: list[RecordedOperation] = field(default_factory=list)
-    mode_changes: list[ModeChange] = field(default_factory=list)
-    usage: dict[UsageKey, UsageSum] = field(default_factory=dict)
-    budgets: set[BudgetId] = field(default_factory=set)
+    account: bool
+    counts: bool
+    new_requests: dict[str, None]
+    requests: set[str]
+    authorizations: list[Authorization]
+    settlements: list[tuple[Authorization, int, Settlement]]
+    refusals: dict[AttemptKey, RecordedRefusal]
+    operations: list[RecordedOperation]
+    mode_changes: list[ModeChange]
+    usage: dict[UsageKey, UsageSum]
+    budgets: set[BudgetId]
+
+    # By hand: an account's file is opened for every attempt, and a dataclass' own way of making
+    # empty fields takes several times longer.
+    def __init__(self) -> None:
+        self.account = self.counts = False
+        self.new_requests, self.requests = {}, set()
+        self.authorizations, self.settlements, self.refusals = [], [], {}
+        self.operations, self.mode_changes = [], []
+        self.usage, self.budgets = {}, set()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class AccountFile:
     """
     One account's file.
@@ -139,20 +148,42 @@ class AccountFile:
     account: Account
     book: Book
     clock: datetime
-    created: bool = False
-    requests: dict[str, Request] = field(default_factory=dict)
-    attempts: dict[AttemptKey, Authorization] = field(default_factory=dict)
-    attempts_on: dict[str, list[Authorization]] = field(default_factory=dict)
-    refusals: dict[AttemptKey, RecordedRefusal] = field(default_factory=dict)
-    operations: dict[str, RecordedOperation] = field(default_factory=dict)
-    open_holds: list[tuple[str, int]] = field(default_factory=list)
-    budgets: dict[BudgetId, KeyBudget] = field(default_factory=dict)
-    changes: Changes = field(default_factory=Changes)
+    created: bool
+    requests: dict[str, Request]
+    attempts: dict[AttemptKey, Authorization]
+    attempts_on: dict[str, list[Authorization]]
+    refusals: dict[AttemptKey, RecordedRefusal]
+    operations: dict[str, RecordedOperation]
+    open_holds: list[tuple[str, int]]
+    budgets: dict[BudgetId, KeyBudget]
+    changes: Changes
+
+    def __init__(
+        self, account: Account, book: Book, clock: datetime, *, created: bool = False
+    ) -> None:
+        self.account, self.book, self.clock, self.created = account, book, clock, created
+        self.requests, self.attempts, self.attempts_on = {}, {}, {}
+        self.refusals, self.operations, self.open_holds = {}, {}, []
+        self.budgets, self.changes = {}, Changes()
 
     @property
     def now(self) -> datetime:
         """The account's time, which never goes back."""
         return self.book.now
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is anything to write."""
+        changes, book = self.changes, self.book
+        return bool(
+            changes.counts
+            or changes.account
+            or changes.requests
+            or changes.new_requests
+            or changes.operations
+            or book.touched
+            or book.entries
+        )
 
     def run_of(self, request: Request) -> list[Authorization]:
         """Return the attempts of a request's current run, in order."""

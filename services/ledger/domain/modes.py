@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from services.ledger.domain.words import Word
 
 
-class BillingMode(StrEnum):
+class BillingMode(Word):
     """Who pays for an account's requests."""
 
     CREDITS = "CREDITS"
@@ -14,7 +14,7 @@ class BillingMode(StrEnum):
     OWN_KEY_ONLY = "OWN_KEY_ONLY"
 
 
-class FallbackConsent(StrEnum):
+class FallbackConsent(Word):
     """For which failures of an own key a request may fall back to credits."""
 
     NEVER = "NEVER"
@@ -28,7 +28,7 @@ class FallbackConsent(StrEnum):
         return list(FallbackConsent).index(self)
 
 
-class Source(StrEnum):
+class Source(Word):
     """Which side a caller wants to pay."""
 
     AUTO = "AUTO"
@@ -36,14 +36,14 @@ class Source(StrEnum):
     CREDITS = "CREDITS"
 
 
-class Funding(StrEnum):
+class Funding(Word):
     """Which side pays for one attempt."""
 
     OWN_KEY = "OWN_KEY"
     CREDITS = "CREDITS"
 
 
-class OwnKeyState(StrEnum):
+class OwnKeyState(Word):
     """Whether an own key serves an attempt and, if none does, why."""
 
     READY = "READY"
@@ -58,7 +58,7 @@ class OwnKeyState(StrEnum):
     LIMIT_REACHED = "LIMIT_REACHED"
 
 
-class Operation(StrEnum):
+class Operation(Word):
     """The kind of work."""
 
     TEXT = "TEXT"

@@ -17,17 +17,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from enum import StrEnum
 from typing import NamedTuple
 
 from services.ledger.domain.accounts import month_of
-from services.ledger.domain.book import Charge, Part
+from services.ledger.domain.book import Charge, Part, amount_of
 from services.ledger.domain.budgets import BudgetId
 from services.ledger.domain.entries import Cause, Income
 from services.ledger.domain.fees import FeeSource, FeeTerms
 from services.ledger.domain.modes import Funding, Operation, OwnKeyState, Source
 from services.ledger.domain.money import PriceTerms
 from services.ledger.domain.usage import UsageUnits
+from services.ledger.domain.words import Word
 
 SEQUENCE_MAX = 32
 """Attempts of one run."""
@@ -36,7 +36,7 @@ RETENTION_DAYS_MIN = 400
 """How long outcomes are kept at least; the database refuses to forget anything younger."""
 
 
-class RequestState(StrEnum):
+class RequestState(Word):
     """Where a request stands."""
 
     RUNNING = "RUNNING"
@@ -45,7 +45,7 @@ class RequestState(StrEnum):
     FAILED_UNCHARGED = "FAILED_UNCHARGED"
 
 
-class EndedBy(StrEnum):
+class EndedBy(Word):
     """What ended a run."""
 
     NOTHING = ""
@@ -54,7 +54,7 @@ class EndedBy(StrEnum):
     LAPSE = "LAPSE"
 
 
-class AuthorizationState(StrEnum):
+class AuthorizationState(Word):
     """Where an attempt stands."""
 
     OPEN = "OPEN"
@@ -63,7 +63,7 @@ class AuthorizationState(StrEnum):
     LAPSED = "LAPSED"
 
 
-class UsageBasis(StrEnum):
+class UsageBasis(Word):
     """How exact a usage is."""
 
     EXACT = "EXACT"
@@ -205,7 +205,7 @@ class Authorization:
     @property
     def held(self) -> int:
         """Nano-credits held while open."""
-        return sum(part.amount for part in self.hold)
+        return amount_of(self.hold)
 
     @property
     def settlement(self) -> Settlement | None:
@@ -277,6 +277,36 @@ class Authorization:
             return True
         return settlement.capture is not None and settlement.capture.delivered
 
+    def copied(self) -> Authorization:
+        """Return a copy that can be settled by itself."""
+        return Authorization(
+            self.request_id,
+            self.claimant,
+            self.run,
+            self.sequence,
+            self.number,
+            self.digest,
+            self.funding,
+            self.source,
+            self.own_key_state,
+            self.fallback_day,
+            self.mode_epoch,
+            self.plan_id,
+            self.operation,
+            self.price_row,
+            self.price_terms,
+            self.fee_terms,
+            self.allowance_month,
+            self.key,
+            self.key_version,
+            self.key_etag,
+            self.key_limit_nano_usd,
+            self.worst_case_nano_usd,
+            self.hold,
+            self.create_time,
+            [*self.settlements],
+        )
+
     def may_have_cost(self) -> bool:
         """Return whether anybody was charged for it, or may have been by the provider."""
         settlement = self.settlement
@@ -323,6 +353,24 @@ class Request:
     always_use: bool
     checkpoint: Capture | None
     outcome: bytes
+
+    def copied(self) -> Request:
+        """Return a copy that can be changed by itself."""
+        return Request(
+            self.request_id,
+            self.fingerprint,
+            self.fingerprint_version,
+            self.claimant,
+            self.run,
+            self.state,
+            self.ended_by,
+            self.last_sequence,
+            self.lease_expire_time,
+            self.own_key_tried,
+            self.always_use,
+            self.checkpoint,
+            self.outcome,
+        )
 
 
 def state_at_end(*, succeeded: bool, attempts: list[Authorization]) -> RequestState:

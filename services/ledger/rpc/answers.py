@@ -8,6 +8,7 @@ from enum import StrEnum
 from functools import cache
 from typing import Any
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from ownkey.ledger.v1 import (
     account_pb2,
@@ -69,6 +70,12 @@ def _set_time(stamp: Timestamp, time: datetime) -> None:
     since = time - _EPOCH
     stamp.seconds = since.days * _DAY_SECONDS + since.seconds
     stamp.nanos = since.microseconds * 1000
+
+
+def _set_span(written: Duration, span: timedelta) -> None:
+    """Write a span of zero or more; faster than the message's own FromTimedelta."""
+    written.seconds = span.days * _DAY_SECONDS + span.seconds
+    written.nanos = span.microseconds * 1000
 
 
 def account(value: Account) -> account_pb2.Account:
@@ -233,34 +240,49 @@ def authorization(
     account_id: str, value: Authorization, request: Request, *, lease: timedelta
 ) -> authorization_pb2.Authorization:
     """Write an attempt; its lease is shown while it is open."""
-    settlement = value.settlement
-    row = value.price_row
-    written = authorization_pb2.Authorization(
-        name=f"accounts/{account_id}/authorizations/{value.authorization_id}",
-        request_id=value.request_id,
-        sequence=value.sequence,
-        state=_STATES[value.state],
-        funding=_FUNDINGS[value.funding],
-        mode_epoch=value.mode_epoch,
-        fallback=value.fallback_day is not None,
-        held_nano_credits=value.held,
-        key=value.key,
-        key_version=value.key_version,
-        fee_waived=value.allowance_month is not None,
-    )
-    price = written.price
-    price.model, price.provider, price.price_id = row.model, row.provider, row.price_id
+    written = authorization_pb2.Authorization()
+    write_authorization(written, account_id, value, request, lease=lease)
+    return written
+
+
+def write_authorization(
+    written: authorization_pb2.Authorization,
+    account_id: str,
+    value: Authorization,
+    request: Request,
+    *,
+    lease: timedelta,
+) -> None:
+    """Write an attempt into its place in an answer, which saves copying it there."""
+    funding, row, price = value.funding, value.price_row, written.price
+    written.name = f"accounts/{account_id}/authorizations/{value.authorization_id}"
+    written.request_id = value.request_id
+    written.sequence = value.sequence
+    written.funding = _FUNDINGS[funding]
+    written.mode_epoch = value.mode_epoch
+    written.held_nano_credits = value.held
+    if value.fallback_day is not None:
+        written.fallback = True
+    if value.allowance_month is not None:
+        written.fee_waived = True
+    if value.key:
+        written.key, written.key_version = value.key, value.key_version
+    price.model, price.provider, price.price_id = row
     _set_time(written.create_time, value.create_time)
+    settlement = value.settlement
     if settlement is None:
+        written.state = _STATES[AuthorizationState.OPEN]
         _set_time(written.lease_expire_time, request.lease_expire_time)
-        written.lease_duration.FromTimedelta(lease)
-        return written
-    charged = settlement.charge.customer + settlement.refunded
+        _set_span(written.lease_duration, lease)
+        return
+    written.state = _STATES[settlement.state]
+    charge, refunded = settlement.charge, settlement.refunded
+    charged = charge.customer + refunded
     written.charged_nano_credits = charged
-    written.refunded_nano_credits = settlement.refunded
-    if value.funding is Funding.OWN_KEY:
+    written.refunded_nano_credits = refunded
+    if funding is Funding.OWN_KEY:
         written.fee_nano_credits = charged
-    written.absorbed_nano_credits = settlement.charge.absorbed
+    written.absorbed_nano_credits = charge.absorbed
     _set_time(written.settle_time, settlement.settle_time)
     capture = settlement.capture
     if capture is not None:
@@ -268,7 +290,6 @@ def authorization(
             written.vendor_cost_nano_usd = capture.vendor_cost_nano_usd
         _set_units(written.units, capture.units)
         written.basis = _BASES[capture.basis]
-    return written
 
 
 def record(
@@ -285,23 +306,24 @@ def record(
     )
 
 
-def authorized(
-    account_id: str, outcome: Granted | Recorded, *, lease: timedelta
-) -> authorization_pb2.AuthorizeResponse:
-    """Write what Authorize came to."""
+def write_authorized(
+    response: authorization_pb2.AuthorizeResponse,
+    account_id: str,
+    outcome: Granted | Recorded,
+    *,
+    lease: timedelta,
+) -> None:
+    """Write what Authorize came to into its place in an answer."""
     if isinstance(outcome, Recorded):
         written = record(account_id, outcome.request, outcome.attempts, lease=lease)
-        return authorization_pb2.AuthorizeResponse(recorded=written)
-    response = authorization_pb2.AuthorizeResponse(
-        granted=authorization(account_id, outcome.attempt, outcome.request, lease=lease)
-    )
-    if outcome.attempt.funding is Funding.CREDITS:
+        response.recorded.CopyFrom(written)
+        return
+    attempt, request, settled = outcome.attempt, outcome.request, outcome.settled
+    write_authorization(response.granted, account_id, attempt, request, lease=lease)
+    if attempt.funding is Funding.CREDITS:
         response.shared_part_per_million = outcome.shared_part_per_million
-    if outcome.settled is not None:
-        response.settled.CopyFrom(
-            authorization(account_id, outcome.settled, outcome.request, lease=lease)
-        )
-    return response
+    if settled is not None:
+        write_authorization(response.settled, account_id, settled, request, lease=lease)
 
 
 def units(value: UsageUnits) -> authorization_pb2.UsageUnits:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from ownkey.ledger.v1 import authorization_pb2 as pb
 
 from services.ledger.domain.requests import Authorization, Request
@@ -29,7 +30,10 @@ class AttemptRpcs:
     ) -> pb.AuthorizeResponse:
         """Claim a request, decide who pays, hold the worst case."""
         command = commands.authorize_command(request)
-        return self._authorized(command.account_id, await self._attempts.one(command))
+        outcome = await self._attempts.one(command)
+        response = pb.AuthorizeResponse()
+        self._write_authorized(response, command.account_id, outcome)
+        return response
 
     async def Renew(  # noqa: N802
         self, request: pb.RenewRequest, _context: Any
@@ -37,7 +41,9 @@ class AttemptRpcs:
         """Extend an attempt's lease."""
         command = commands.renew_command(request)
         outcome = await self._attempts.one(command)
-        return pb.RenewResponse(authorization=self._settled(command.account_id, outcome))
+        response = pb.RenewResponse()
+        self._write_settled(response.authorization, command.account_id, outcome)
+        return response
 
     async def Capture(  # noqa: N802
         self, request: pb.CaptureRequest, _context: Any
@@ -45,7 +51,9 @@ class AttemptRpcs:
         """Settle an attempt for an amount."""
         command = commands.capture_command(request)
         outcome = await self._attempts.one(command)
-        return pb.CaptureResponse(authorization=self._settled(command.account_id, outcome))
+        response = pb.CaptureResponse()
+        self._write_settled(response.authorization, command.account_id, outcome)
+        return response
 
     async def Release(  # noqa: N802
         self, request: pb.ReleaseRequest, _context: Any
@@ -53,34 +61,41 @@ class AttemptRpcs:
         """Settle an attempt for nothing."""
         command = commands.release_command(request)
         outcome = await self._attempts.one(command)
-        return pb.ReleaseResponse(authorization=self._settled(command.account_id, outcome))
+        response = pb.ReleaseResponse()
+        self._write_settled(response.authorization, command.account_id, outcome)
+        return response
 
     async def BatchAuthorize(  # noqa: N802
         self, request: pb.BatchAuthorizeRequest, _context: Any
     ) -> pb.BatchAuthorizeResponse:
         """Authorize many."""
-        results = []
-        for account_id, outcome in await self._each(request.requests, commands.authorize_command):
+        found = await self._each(request.requests, commands.authorize_command)
+        response = pb.BatchAuthorizeResponse()
+        for account_id, outcome in found:
+            result = response.results.add()
             if isinstance(outcome, ServiceError):
-                results.append(pb.AuthorizeResult(error=TABLE.to_status(outcome)))
+                result.error.CopyFrom(TABLE.to_status(outcome))
             else:
-                response = self._authorized(account_id, outcome)
-                results.append(pb.AuthorizeResult(response=response))
-        return pb.BatchAuthorizeResponse(results=results)
+                self._write_authorized(result.response, account_id, outcome)
+        return response
 
     async def BatchRenew(  # noqa: N802
         self, request: pb.BatchRenewRequest, _context: Any
     ) -> pb.BatchRenewResponse:
         """Renew many."""
         found = await self._each(request.requests, commands.renew_command)
-        return pb.BatchRenewResponse(results=self._settle_results(found))
+        response = pb.BatchRenewResponse()
+        self._write_results(response.results, found)
+        return response
 
     async def BatchSettle(  # noqa: N802
         self, request: pb.BatchSettleRequest, _context: Any
     ) -> pb.BatchSettleResponse:
         """Capture and release many."""
         found = await self._each(request.requests, commands.settle_command)
-        return pb.BatchSettleResponse(results=self._settle_results(found))
+        response = pb.BatchSettleResponse()
+        self._write_results(response.results, found)
+        return response
 
     async def _each(
         self, messages: Sequence[M], read: Callable[[M], AttemptCommand]
@@ -99,23 +114,29 @@ class AttemptRpcs:
         names = iter(command.account_id for command in readable)
         return [(next(names), next(outcomes)) if result is None else result for result in results]
 
-    def _settle_results(
-        self, found: list[tuple[str, Outcome | ServiceError]]
-    ) -> list[pb.SettleResult]:
-        return [
-            pb.SettleResult(error=TABLE.to_status(outcome))
-            if isinstance(outcome, ServiceError)
-            else pb.SettleResult(authorization=self._settled(account_id, outcome))
-            for account_id, outcome in found
-        ]
+    def _write_results(
+        self,
+        results: RepeatedCompositeFieldContainer[pb.SettleResult],
+        found: list[tuple[str, Outcome | ServiceError]],
+    ) -> None:
+        for account_id, outcome in found:
+            result = results.add()
+            if isinstance(outcome, ServiceError):
+                result.error.CopyFrom(TABLE.to_status(outcome))
+            else:
+                self._write_settled(result.authorization, account_id, outcome)
 
-    def _authorized(self, account_id: str, outcome: Outcome) -> pb.AuthorizeResponse:
+    def _write_authorized(
+        self, response: pb.AuthorizeResponse, account_id: str, outcome: Outcome
+    ) -> None:
         assert isinstance(outcome, Granted | Recorded)
-        return answers.authorized(account_id, outcome, lease=self._attempts.lease)
+        answers.write_authorized(response, account_id, outcome, lease=self._attempts.lease)
 
-    def _settled(self, account_id: str, outcome: Outcome) -> pb.Authorization:
+    def _write_settled(self, written: pb.Authorization, account_id: str, outcome: Outcome) -> None:
         assert isinstance(outcome, tuple)
         attempt: Authorization
         request: Request
         attempt, request = outcome
-        return answers.authorization(account_id, attempt, request, lease=self._attempts.lease)
+        answers.write_authorization(
+            written, account_id, attempt, request, lease=self._attempts.lease
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import lru_cache
 from operator import attrgetter
 
 from google.protobuf.message import Message
@@ -33,42 +34,55 @@ from services.shared.errors import InvalidArgumentError
 
 _counts: Callable[[pb.UsageUnits], tuple[int, ...]] = attrgetter(*UsageUnits._fields)
 
+# Looked at for every attempt; what is not among them is told why by `parse.word`.
+_SOURCES = parse.by_number(Source, pb.Source)
+_OWN_KEY_STATES = parse.by_number(OwnKeyState, pb.OwnKeyState)
+_OPERATIONS = parse.by_number(Operation, pb.Operation)
+_BASES = parse.by_number(UsageBasis, pb.UsageBasis)
+
 BATCH_MAX = 256
 FINGERPRINT_BYTES = 32
 FINGERPRINT_VERSION_MAX = 1_000_000
 OUTCOME_BYTES_MAX = 16 * 1024
 KEY_VERSION_MAX = 10**9
+PRICE_ROWS_KNOWN_MAX = 4096
+"""Price rows that a process knows to be well formed."""
 
 
 def authorize_command(message: pb.AuthorizeRequest) -> AuthorizeCommand:
     """Read an AuthorizeRequest."""
     account_id = parse.account_id(message.account)
-    if len(message.fingerprint) != FINGERPRINT_BYTES:
+    fingerprint = message.fingerprint
+    if len(fingerprint) != FINGERPRINT_BYTES:
         raise InvalidArgumentError.of("fingerprint", f"must be {FINGERPRINT_BYTES} bytes")
-    own_key_state = parse.word(OwnKeyState, pb.OwnKeyState, message.own_key_state, "own_key_state")
-    if own_key_state is OwnKeyState.READY and not message.HasField("own_key"):
+    state = message.own_key_state
+    own_key_state = _OWN_KEY_STATES.get(state) or parse.word(
+        OwnKeyState, pb.OwnKeyState, state, "own_key_state"
+    )
+    has = message.HasField
+    own_key = _own_key(message.own_key, account_id) if has("own_key") else None
+    if own_key is None and own_key_state is OwnKeyState.READY:
         raise InvalidArgumentError.of("own_key", "must be set when own_key_state is READY")
+    version = message.fingerprint_version
+    if not 1 <= version <= FINGERPRINT_VERSION_MAX:
+        parse.bounded(version, "fingerprint_version", low=1, high=FINGERPRINT_VERSION_MAX)
+    source, operation = message.source, message.operation
     return AuthorizeCommand(
-        account_id=account_id,
-        request_id=parse.request_id(message.request_id),
-        claimant=parse.claimant(message.claimant),
-        sequence=_sequence(message.sequence, "sequence"),
-        fingerprint=message.fingerprint,
-        fingerprint_version=parse.bounded(
-            message.fingerprint_version,
-            "fingerprint_version",
-            low=1,
-            high=FINGERPRINT_VERSION_MAX,
-        ),
-        digest=_digest(message),
-        source=parse.word(Source, pb.Source, message.source, "source"),
-        own_key_state=own_key_state,
-        always_use=message.always_use,
-        operation=parse.word(Operation, pb.Operation, message.operation, "operation"),
-        own_key=_own_key(message.own_key, account_id) if message.HasField("own_key") else None,
-        credits=_credits(message.credits) if message.HasField("credits") else None,
-        settlement=_settlement(message.settlement) if message.HasField("settlement") else None,
-        dry_run=message.dry_run,
+        account_id,
+        parse.request_id(message.request_id),
+        parse.claimant(message.claimant),
+        _sequence(message.sequence, "sequence"),
+        fingerprint,
+        version,
+        _digest(message),
+        _SOURCES.get(source) or parse.word(Source, pb.Source, source, "source"),
+        own_key_state,
+        message.always_use,
+        _OPERATIONS.get(operation) or parse.word(Operation, pb.Operation, operation, "operation"),
+        own_key,
+        _credits(message.credits) if has("credits") else None,
+        _settlement(message.settlement) if has("settlement") else None,
+        message.dry_run,
     )
 
 
@@ -137,6 +151,8 @@ def check_batch(count: int) -> None:
 
 
 def _sequence(value: int, field: str) -> int:
+    if 1 <= value <= SEQUENCE_MAX:
+        return value
     return parse.bounded(value, field, low=1, high=SEQUENCE_MAX)
 
 
@@ -145,15 +161,22 @@ def _digest(message: Message) -> bytes:
 
 
 def _price_row(message: pb.PriceRow, field: str) -> PriceRow:
+    return _checked_price_row(message.model, message.provider, message.price_id, field)
+
+
+# Of a price table's rows the same ones come again and again.
+@lru_cache(PRICE_ROWS_KNOWN_MAX)
+def _checked_price_row(model: str, provider: str, price_id: str, field: str) -> PriceRow:
     return PriceRow(
-        model=parse.text(message.model, f"{field}.model", low=1),
-        provider=parse.text(message.provider, f"{field}.provider", low=1, high=64),
-        price_id=parse.text(message.price_id, f"{field}.price_id", high=128),
+        model=parse.text(model, f"{field}.model", low=1),
+        provider=parse.text(provider, f"{field}.provider", low=1, high=64),
+        price_id=parse.text(price_id, f"{field}.price_id", high=128),
     )
 
 
 def _own_key(message: pb.OwnKeyTerms, account_id: str) -> OwnKeyTerms:
-    if parse.KEY.parse(message.key, "own_key.key")["account"] != account_id:
+    key = message.key
+    if parse.key_account(key, "own_key.key") != account_id:
         raise InvalidArgumentError.of("own_key.key", "must be a key of this account")
     worst_case = None
     if message.HasField("worst_case_nano_usd"):
@@ -167,7 +190,7 @@ def _own_key(message: pb.OwnKeyTerms, account_id: str) -> OwnKeyTerms:
             high=LIMIT_NANO_USD_MAX,
         )
     return OwnKeyTerms(
-        key=message.key,
+        key=key,
         key_version=parse.bounded(
             message.key_version, "own_key.key_version", low=1, high=KEY_VERSION_MAX
         ),
@@ -188,6 +211,8 @@ def _credits(message: pb.CreditTerms) -> CreditTerms:
 
 
 def _cost(value: int, field: str) -> int:
+    if 0 <= value <= COST_NANO_USD_MAX:
+        return value
     return parse.bounded(value, field, low=0, high=COST_NANO_USD_MAX)
 
 
@@ -195,15 +220,15 @@ def _capture(message: pb.CaptureTerms, field: str) -> Capture:
     cost = None
     if message.HasField("vendor_cost_nano_usd"):
         cost = _cost(message.vendor_cost_nano_usd, f"{field}.vendor_cost_nano_usd")
-    units = message.units
-    counts = _counts(units)
+    counts = _counts(message.units)
     if min(counts) < 0 or max(counts) > UNIT_COUNT_MAX:
         for name, count in zip(UsageUnits._fields, counts, strict=True):
             parse.bounded(count, f"{field}.units.{name}", low=0, high=UNIT_COUNT_MAX)
     return Capture(
         vendor_cost_nano_usd=cost,
         units=UsageUnits(*counts),
-        basis=parse.word(UsageBasis, pb.UsageBasis, message.basis, f"{field}.basis"),
+        basis=_BASES.get(message.basis)
+        or parse.word(UsageBasis, pb.UsageBasis, message.basis, f"{field}.basis"),
         delivered=message.delivered,
     )
 

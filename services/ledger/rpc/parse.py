@@ -24,6 +24,7 @@ AUTHORIZATION = ResourceName("accounts/{account}/authorizations/{authorization}"
 TEXT_MAX = 200
 
 _ACCOUNT = re.compile(rf"accounts/({ID_PATTERN})")
+_KEY = re.compile(rf"accounts/({ID_PATTERN})/keys/{ID_PATTERN}")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _CLAIMANT = re.compile(r"[a-z0-9-]{16,64}")
 _ATTEMPT = re.compile(
@@ -38,6 +39,12 @@ def account_id(text: str, field: str = "account") -> str:
     match = _ACCOUNT.fullmatch(text)
     # The same pattern; what does not follow it is told why.
     return match[1] if match is not None else ACCOUNT.parse(text, field)["account"]
+
+
+def key_account(text: str, field: str) -> str:
+    """Read the account's id out of `accounts/{account}/keys/{key}`."""
+    match = _KEY.fullmatch(text)
+    return match[1] if match is not None else KEY.parse(text, field)["account"]
 
 
 def request_id(text: str, field: str = "request_id") -> str:
@@ -55,7 +62,7 @@ def word(words: type[E], enum: Any, number: int, field: str) -> E:
         number: What was sent.
         field: Path of the field.
     """
-    found = optional_word(words, enum, number, field)
+    found: E | None = by_number(words, enum).get(number)
     if found is None:
         raise InvalidArgumentError.of(field, f"must be one of {', '.join(words)}")
     return found
@@ -65,14 +72,11 @@ def optional_word(words: type[E], enum: Any, number: int, field: str) -> E | Non
     """Read an enum that may be unset; None then."""
     if number == 0:
         return None
-    found: E | None = _by_number(words, enum).get(number)
-    if found is not None:
-        return found
-    raise InvalidArgumentError.of(field, f"must be one of {', '.join(words)}")
+    return word(words, enum, number, field)
 
 
 @cache
-def _by_number(words: type[StrEnum], enum: Any) -> dict[int, Any]:
+def by_number(words: type[StrEnum], enum: Any) -> dict[int, Any]:
     """Return the domain's words by the proto's numbers."""
     prefix = enum.Name(0).removesuffix("UNSPECIFIED")
     names = {enum.Name(number).removeprefix(prefix): number for number in enum.values()}

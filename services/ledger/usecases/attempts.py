@@ -9,7 +9,7 @@ the database refuses a batch, it is halved until only the culprit fails.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from services.ledger.domain.files import AccountFile
@@ -118,29 +118,24 @@ class Attempts:
             return [InternalError("the ledger could not write this; nothing was changed")]
 
     async def _unit(self, batch: Sequence[Queued], *, dry: bool) -> list[Outcome | ServiceError]:
-        wanted = [
-            Wanted(
-                queued.command.account_id,
-                request_id=queued.command.request_id,
-                claimant=queued.command.claimant,
-                refusals=isinstance(queued.command, AuthorizeCommand),
-                key=_own_key(queued.command),
-            )
-            for queued in batch
-        ]
-        run: Callable[..., list[Outcome | ServiceError]] = lambda files: [  # noqa: E731
-            self._apply(files, queued) for queued in batch
-        ]
+        wanted = [_wanted(queued.command) for queued in batch]
+
+        def run(files: Files) -> list[Outcome | ServiceError]:
+            # Within a unit time stands still: what is due is done once for each account.
+            for file in files.values():
+                bring_up_to_date(file, self._plans)
+            return [self._apply(files, queued) for queued in batch]
+
         return await (self._store.peek if dry else self._store.change)(wanted, run)
 
     def _apply(self, files: Files, queued: Queued) -> Outcome | ServiceError:
         command = queued.command
+        account_id, request_id = command.account_id, command.request_id
         try:
             queued.require_time()
-            file = files.get(command.account_id)
+            file = files.get(account_id)
             if file is None:
-                raise AccountNotFoundError(command.account_id)
-            bring_up_to_date(file, self._plans)
+                raise AccountNotFoundError(account_id)
             match command:
                 case AuthorizeCommand():
                     return authorize(file, command, plans=self._plans, lease=self.lease)
@@ -148,7 +143,7 @@ class Attempts:
                     attempt = renew(file, command, lease=self.lease)
                 case SettleCommand():
                     attempt = settle(file, command)
-            return attempt, file.requests[command.request_id]
+            return attempt, file.requests[request_id]
         except ServiceError as fault:
             return fault
 
@@ -157,8 +152,11 @@ def _is_dry(command: AttemptCommand) -> bool:
     return isinstance(command, AuthorizeCommand) and command.dry_run
 
 
-def _own_key(command: AttemptCommand) -> str:
-    """Return the own key that a command would use, empty for none."""
-    if isinstance(command, AuthorizeCommand) and command.own_key is not None:
-        return command.own_key.key
-    return ""
+def _wanted(command: AttemptCommand) -> Wanted:
+    account_id, request_id, claimant = command[:3]
+    if not isinstance(command, AuthorizeCommand):
+        return Wanted(account_id, request_id, claimant)
+    own_key = command.own_key
+    return Wanted(
+        account_id, request_id, claimant, refusals=True, key=own_key.key if own_key else ""
+    )

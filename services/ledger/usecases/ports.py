@@ -173,8 +173,8 @@ class LedgerReader(Protocol):
         """Return how many accounts there are."""
         ...
 
-    def account_pages(self, *, size: int) -> AsyncIterator[list[str]]:
-        """Yield all accounts' ids, a page at a time."""
+    def account_pages(self, *, size: int) -> AsyncIterator[list[tuple[str, int]]]:
+        """Yield all accounts' ids, each with how many entries it has, a page at a time."""
         ...
 
     async def violations(self, account_ids: Sequence[str]) -> list[Violation]:

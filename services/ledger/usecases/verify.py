@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 
 from services.ledger.domain.accounts import BUCKET_COUNT
@@ -12,6 +12,8 @@ from services.ledger.usecases.chain import Chains
 from services.ledger.usecases.ports import LedgerReader, Violation
 
 PAGE_ACCOUNTS = 100
+PAGE_ENTRIES = 100_000
+"""Few enough that the snapshot of a page is short, however much its accounts have done."""
 BUCKETS_AT_ONCE = 128
 VIOLATIONS_SHOWN_MAX = 1000
 
@@ -76,5 +78,26 @@ async def _pages(reader: LedgerReader, account_id: str | None) -> AsyncIterator[
     if account_id is not None:
         yield [account_id]
         return
-    async for page in reader.account_pages(size=PAGE_ACCOUNTS):
+    async for accounts in reader.account_pages(size=PAGE_ACCOUNTS):
+        for page in in_pages(accounts, entries=PAGE_ENTRIES):
+            yield page
+
+
+def in_pages(accounts: Sequence[tuple[str, int]], *, entries: int) -> Iterator[list[str]]:
+    """
+    Cut accounts into pages, each of so many entries at most, or of one account.
+
+    Args:
+        accounts: Ids in order, each with how many entries the account has.
+        entries: Entries of a page at most.
+    """
+    page: list[str] = []
+    held = 0
+    for account_id, count in accounts:
+        if page and held + count > entries:
+            yield page
+            page, held = [], 0
+        page.append(account_id)
+        held += count
+    if page:
         yield page

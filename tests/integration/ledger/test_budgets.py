@@ -203,14 +203,14 @@ class TestAfterTheLimit:
 async def test_a_lapse_keeps_the_checkpoint_or_else_the_worst_case_until_the_truth_comes(
     tmp_path: Path, ledger_dsn: str
 ) -> None:
-    async with running_ledger(
-        tmp_path, ledger_dsn, lease_seconds="1", sweep_seconds="0.1"
-    ) as books:
+    async with running_ledger(tmp_path, ledger_dsn, sweep_seconds="0.1") as books:
         account = await own_key_account(books)
         told, untold = books.run(account), books.run(account)
         await told.authorize(**limited(account, 400))
         await told.renew(checkpoint=captured(300))
         await untold.authorize(**limited(account, 500))
+        for run in (told, untold):
+            await books.run_out(run)
 
         async def used() -> int:
             status = await reached(books.run(account), **limited(account, 1000, 1))

@@ -22,8 +22,7 @@ RELEASE = pb.Settlement(sequence=1, release=pb.ReleaseTerms(outcome="rate_limite
 @pytest.fixture
 async def brief(tmp_path: Path, ledger_dsn: str) -> AsyncIterator[RunningLedger]:
     """A ledger whose leases last a second and whose sweeper looks often."""
-    settings = {"lease_seconds": "1", "sweep_seconds": "0.1"}
-    async with running_ledger(tmp_path, ledger_dsn, **settings) as running:
+    async with running_ledger(tmp_path, ledger_dsn, sweep_seconds="0.1") as running:
         yield running
 
 
@@ -36,7 +35,8 @@ async def state_of(books: RunningLedger, run: Run) -> pb.RequestRecord:
 
 
 async def lapsed(books: RunningLedger, run: Run) -> pb.RequestRecord:
-    """Wait until the sweeper has settled a run."""
+    """End a run's lease, and wait until the sweeper has settled it."""
+    await books.run_out(run)
     async with asyncio.timeout(10):
         while (record := await state_of(books, run)).state == pb.REQUEST_STATE_RUNNING:
             await asyncio.sleep(0.05)
@@ -211,14 +211,15 @@ class TestLeases:
         assert (await refused(run.renew())).reason == "LEASE_LAPSED"
 
     async def test_renewing_keeps_a_lease(self, brief: RunningLedger) -> None:
+        """The sweeper settles another run of the account and leaves the renewed one alone."""
         account = await brief.account(owns=1000)
-        run = brief.run(account)
+        run, other = brief.run(account), brief.run(account)
         first = (await run.authorize()).granted
-        for _ in range(4):
-            await asyncio.sleep(0.4)
-            renewed = await run.renew()
-        assert renewed.state == pb.AUTHORIZATION_STATE_OPEN
+        await other.authorize()
+        renewed = await run.renew()
         assert renewed.lease_expire_time.ToDatetime() > first.lease_expire_time.ToDatetime()
+        await lapsed(brief, other)
+        assert (await state_of(brief, run)).state == pb.REQUEST_STATE_RUNNING
         assert (await run.capture(10)).charged_nano_credits == 10
 
     async def test_a_late_capture_corrects_what_the_checkpoint_charged(
@@ -274,12 +275,11 @@ class TestLeases:
     async def test_a_new_claimant_need_not_wait_for_the_sweeper(
         self, tmp_path: Path, ledger_dsn: str
     ) -> None:
-        settings = {"lease_seconds": "1", "sweep_seconds": "600"}
-        async with running_ledger(tmp_path, ledger_dsn, **settings) as books:
+        async with running_ledger(tmp_path, ledger_dsn, sweep_seconds="600") as books:
             account = await books.account(owns=100)
             run = books.run(account)
             await run.authorize()
-            await asyncio.sleep(1.1)
+            await books.run_out(run)
             assert (await run.again().authorize()).granted.held_nano_credits == 100
 
     async def test_an_own_key_that_lapsed_may_have_been_billed(self, brief: RunningLedger) -> None:

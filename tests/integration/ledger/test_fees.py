@@ -252,14 +252,14 @@ class TestPriceRequired:
 async def test_a_lapse_charges_the_fee_of_its_checkpoint_and_a_late_capture_the_exact_one(
     tmp_path: Path, ledger_dsn: str
 ) -> None:
-    async with running_ledger(
-        tmp_path, ledger_dsn, lease_seconds="1", sweep_seconds="0.1"
-    ) as books:
+    async with running_ledger(tmp_path, ledger_dsn, sweep_seconds="0.1") as books:
         account = await books.account(plan="fee-credits", owns=1000)
         told, untold = books.run(account), books.run(account)
         for run in (told, untold):
             await run.authorize(own_key_state=READY, worst_case=2000)
         await told.renew(checkpoint=captured(400))
+        for run in (told, untold):
+            await books.run_out(run)
         async with asyncio.timeout(20):
             while (await books.balance(account)).reserved_nano_credits:
                 await asyncio.sleep(0.1)

@@ -48,15 +48,14 @@ class TestFigures:
         assert figure("absorbed_nano_credits_total") - before == 30
 
     async def test_what_comes_back_is_metered_apart(self, tmp_path: Path, ledger_dsn: str) -> None:
-        async with running_ledger(
-            tmp_path, ledger_dsn, lease_seconds="1", sweep_seconds="0.1"
-        ) as books:
+        async with running_ledger(tmp_path, ledger_dsn, sweep_seconds="0.1") as books:
             account = await books.account(owns=100)
             run = books.run(account)
             await run.authorize()
             await run.renew(checkpoint=captured(130))
             lapsed, absorbed = figure("lapsed_holds_total"), figure("absorbed_nano_credits_total")
             back = figure("absorbed_back_nano_credits_total")
+            await books.run_out(run)
             await eventually(lambda: figure("lapsed_holds_total") - lapsed == 1)
             assert figure("absorbed_nano_credits_total") - absorbed == 30
             await run.capture(90)

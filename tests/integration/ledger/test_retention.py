@@ -92,7 +92,10 @@ class TestRetention:
         assert [row.charged_nano_credits for row in usage.rows] == [200, 100]
         assert await consistent(books)
         # Long after, the same id is a new request.
-        assert (await old.again().authorize()).granted.held_nano_credits == 200
+        anew = old.again()
+        assert (await anew.authorize()).granted.held_nano_credits == 200
+        await anew.capture(30, end=END)
+        assert await consistent(books)
 
     async def test_the_young_the_running_and_the_lately_settled_stay(
         self, books: RunningLedger
