@@ -16,7 +16,11 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from ownkey.keyvault.v1 import keyvault_service_pb2_grpc
 
 from services.keyvault.adapters.local_keyring import LocalKeyring
-from services.keyvault.adapters.metrics import PrometheusCacheMeter, show_broken_chains
+from services.keyvault.adapters.metrics import (
+    PrometheusCacheMeter,
+    show_broken_chains,
+    show_waiting_restore,
+)
 from services.keyvault.adapters.postgres_audit import PostgresAuditLog
 from services.keyvault.adapters.postgres_audit_chain import PostgresAuditChain
 from services.keyvault.adapters.postgres_keys import PostgresKeyStore
@@ -58,6 +62,7 @@ from services.keyvault.usecases.releases import Releases
 from services.keyvault.usecases.replace_key import ReplaceKey
 from services.keyvault.usecases.report_health import ReportHealth
 from services.keyvault.usecases.resolve_keys import ResolveKeys
+from services.keyvault.usecases.restore_watch import RestoreWatch
 from services.keyvault.usecases.restoring import Restoring
 from services.keyvault.usecases.rewrap_keys import RewrapKeys
 from services.keyvault.usecases.sealed_secrets import SealedSecrets
@@ -78,6 +83,7 @@ from services.shared.certificates import Certificates
 from services.shared.channel import open_channel
 from services.shared.clock import Clock, SystemClock
 from services.shared.config import ConfigError, read_secret_file
+from services.shared.dsn import read_dsn
 from services.shared.identity import KEYVAULT
 from services.shared.metrics import observe_rpc
 from services.shared.migrate import check_schema
@@ -89,8 +95,8 @@ from services.shared.server import ServerSpec
 
 APPLICATION_NAME = "ownkey-keyvault"
 MIGRATIONS = Path(__file__).parent / "migrations"
-SCHEMA_CODE = 8
-SCHEMA_NEEDED = 8
+SCHEMA_CODE = 9
+SCHEMA_NEEDED = 9
 KEY_ID_BYTES = 8
 DERIVED_KEY_BYTES = 32
 
@@ -111,11 +117,12 @@ async def keyvault(
         KekUnavailableError: If Vault cannot be used at start.
     """
     clock = clock or SystemClock()
-    access = Access(load_policy(config.policy_file, DESCRIPTOR), tokens_dir=config.tokens_dir)
+    policy = load_policy(config.policy_file, DESCRIPTOR)
+    access = Access(policy, tokens_dir=config.tokens_dir, clock=clock)
     certificates = config.certificates(clock=clock)
     async with AsyncExitStack() as stack:
         database = Database(
-            lambda: read_secret_file(config.database_dsn_file).reveal(),
+            lambda: read_dsn(config.database_dsn_file),
             application_name=APPLICATION_NAME,
             pool_size=config.database_pool_size,
         )
@@ -129,6 +136,7 @@ async def keyvault(
         await records.make_floor(kek.name)
         restore_store = PostgresRestoring(database)
         await restore_store.trust_promotions(trusted=config.promotions == PROMOTIONS_TRUST)
+        await _start_restore_watch(restore_store, clock=clock, stack=stack)
         service_keys = ServiceKeys(kek=kek, store=PostgresServiceKeys(database))
         audit_key = await service_keys.open(AUDIT)
         chains = PostgresAuditChain(database)
@@ -244,6 +252,17 @@ def _start_chaining(
     stack.push_async_callback(chainer.close)
     chainer.start()
     return chainer
+
+
+async def _start_restore_watch(
+    store: PostgresRestoring, *, clock: Clock, stack: AsyncExitStack
+) -> None:
+    watch = RestoreWatch(store, clock=clock)
+    show_waiting_restore(watch.waiting)
+    # Before anything is served, so that it is told from the first moment on.
+    await watch()
+    stack.push_async_callback(watch.close)
+    watch.start()
 
 
 def _spec(

@@ -58,7 +58,8 @@ class KeyvaultConfig(ServingConfig):
     )
     database_dsn_file: Path = setting(
         "OWNKEY_KEYVAULT_DATABASE_DSN_FILE",
-        "file with the DSN of keyvault's PostgreSQL database, mode 0600",
+        "file with the DSN of keyvault's PostgreSQL database, mode 0600; off this machine it "
+        "must say sslmode=verify-full and sslrootcert",
         parse=existing_file,
     )
     database_pool_size: int = setting(

@@ -36,6 +36,10 @@ _CHAINS_BROKEN = Gauge(
     "ownkey_keyvault_audit_chains_broken",
     "Accounts whose audit chain does not agree with its signed head, as this process found.",
 )
+_RESTORE_WAITING = Gauge(
+    "ownkey_keyvault_restore_waiting",
+    "1 while a restored database waits to be accepted, and no key is served; else 0.",
+)
 VAULT_CALLS = Counter(
     "ownkey_keyvault_vault_calls",
     "Calls of Vault, each try by itself, by operation and outcome: ok, refused, or failed.",
@@ -84,3 +88,8 @@ class PrometheusCacheMeter:
 def show_broken_chains(count: Callable[[], int]) -> None:
     """Show how many accounts' audit chains are broken, by asking."""
     _CHAINS_BROKEN.set_function(count)
+
+
+def show_waiting_restore(waiting: Callable[[], bool]) -> None:
+    """Show whether a restored database waits to be accepted, by asking."""
+    _RESTORE_WAITING.set_function(waiting)

@@ -17,6 +17,7 @@ from asyncpg import Record
 from services.keyvault.adapters.postgres_audit import insert_audit
 from services.keyvault.domain.allotments import (
     SLOTS,
+    UNLIMITED_REQUESTS,
     Window,
     ends_in,
     free_in,
@@ -39,6 +40,7 @@ ON CONFLICT (account_id, key_id) DO UPDATE SET requests_per_minute = excluded.re
 RETURNING 1
 """
 _LIFT_LIMIT = "DELETE FROM shared_limits WHERE account_id = $1 AND key_id = $2"
+_FORGET_WHOLE = "DELETE FROM allotments WHERE account_id = $1 AND key_id = $2 AND customer = ''"
 _KEY_EXISTS = "SELECT 1 FROM keys WHERE account_id = $1 AND key_id = $2"
 _LIMIT = """
 SELECT l.requests_per_minute, a.slot, a.leased, extract(epoch FROM clock_timestamp()) AS now
@@ -49,13 +51,15 @@ WHERE k.account_id = $1 AND k.key_id = $2
 """
 _LOCK_LEASED = """
 INSERT INTO allotments AS a (account_id, key_id, customer, most, slot, leased)
-SELECT l.account_id, l.key_id, w.customer,
+SELECT k.account_id, k.key_id, w.customer,
        CASE WHEN w.customer = '' THEN l.requests_per_minute
-            ELSE greatest(1, l.requests_per_minute * w.part / 1000000) END,
+            ELSE greatest(1, coalesce(l.requests_per_minute, $7) * w.part / 1000000) END,
        $5, $6::bigint[]
 FROM unnest($2::text[], $3::text[], $4::bigint[]) AS w (key_id, customer, part)
-JOIN shared_limits l ON l.account_id = $1 AND l.key_id = w.key_id
-ORDER BY l.key_id, w.customer
+JOIN keys k ON k.account_id = $1 AND k.key_id = w.key_id
+LEFT JOIN shared_limits l ON l.account_id = k.account_id AND l.key_id = k.key_id
+WHERE w.customer <> '' OR l.requests_per_minute IS NOT NULL
+ORDER BY k.key_id, w.customer
 ON CONFLICT (account_id, key_id, customer) DO UPDATE SET most = excluded.most
 RETURNING key_id, customer, most, slot, leased
 """
@@ -106,6 +110,7 @@ class PostgresSharing:
                 return False
             if requests_per_minute is None:
                 await connection.execute(_LIFT_LIMIT, PLATFORM, key_id)
+                await connection.execute(_FORGET_WHOLE, PLATFORM, key_id)
             else:
                 await connection.execute(_SET_LIMIT, PLATFORM, key_id, requests_per_minute)
             await insert_audit(connection, [entry])
@@ -136,6 +141,7 @@ class PostgresSharing:
                 [wish.part_per_million for wish in wishes],
                 empty.slot,
                 empty.leased,
+                UNLIMITED_REQUESTS,
             )
             limits = {(row["key_id"], row["customer"]): row for row in rows}
             now = _seconds(await connection.fetchval(_NOW))

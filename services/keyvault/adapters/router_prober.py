@@ -15,6 +15,7 @@ from services.keyvault.errors import ModelNotCuratedError
 from services.shared.channel import outbound_seconds
 from services.shared.clock import Clock
 from services.shared.errors import FieldViolation, InvalidArgumentError, PeerUnavailableError
+from services.shared.handshake import handshake_advice
 from services.shared.identity import call_metadata
 from services.shared.logging import get_logger
 from services.shared.secret import Secret
@@ -110,7 +111,12 @@ class RouterProber:
             if status.code is grpc.StatusCode.INVALID_ARGUMENT:
                 raise _refused(status) from None
             # The chained fault would carry the request's status text; code and reason suffice.
-            log.warning("probe_failed", code=status.code.name, reason=status.reason)
+            log.warning(
+                "probe_failed",
+                code=status.code.name,
+                reason=status.reason,
+                **handshake_advice(fault.details()),
+            )
             message = (
                 "the router, which tests keys, cannot be reached or refused to; nothing was "
                 "changed, try again shortly"

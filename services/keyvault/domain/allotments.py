@@ -18,6 +18,8 @@ MINUTE = timedelta(minutes=1)
 SLOT = timedelta(seconds=5)
 SLOTS = MINUTE // SLOT + 1
 """Slots that a minute touches where it does not begin with one."""
+UNLIMITED_REQUESTS = 6_000
+"""Requests of a minute of which a customer's part is counted where the key itself has no limit."""
 
 
 @dataclass(frozen=True, slots=True)

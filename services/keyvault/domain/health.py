@@ -10,7 +10,8 @@ Rules:
 1. A refusal (401, 403) makes the key SUSPECT and asks for a probe; only a live test makes it
    REJECTED, and only a live test or a replacement lets it leave REJECTED.
 2. Out of money makes it NO_CREDIT, to be tried by one request after 60 s, doubling to an hour, and
-   asks for a probe the first time.
+   asks for a probe the first time. A shared key becomes SUSPECT instead until a live test has said
+   the same: every customer would feel what one request met.
 3. A rate limit makes it COOLING until the hint's time; a later hint extends, never shortens.
 4. A success ends SUSPECT, and NO_CREDIT or COOLING once their time has come; before that it is
    from a call that began earlier and says nothing.
@@ -161,6 +162,7 @@ _REFUSALS = {
 }
 _CONDEMNING = frozenset({*_REFUSALS, Outcome.INSUFFICIENT_CREDIT})
 _NO_CREDIT_CAUSE = "The provider says the account is out of credit."
+_NO_CREDIT_TOLD = "The provider says the account is out of credit; a test is to confirm it."
 _COOLING_CAUSE = "The provider's rate limit was reached."
 _UNVERIFIED_CAUSE = "The provider could not be asked whether the key works."
 _REJECTED_CAUSE = "The provider does not accept the key."
@@ -173,6 +175,7 @@ def after_report(
     model: str,
     retry_after: timedelta | None,
     now: datetime,
+    shared: bool = False,
 ) -> Decision:
     """
     Decide what a call's outcome means.
@@ -183,6 +186,7 @@ def after_report(
         model: The provider's model the call was about; "" for the whole key.
         retry_after: The provider's hint, for RATE_LIMITED.
         now: The time of the report.
+        shared: Whether it is one of the product's own keys.
     """
     if outcome is Outcome.OK:
         return _after_success(entries, model, now)
@@ -191,12 +195,13 @@ def after_report(
     whole = _find(entries, WHOLE_KEY, now)
     if outcome not in _CONDEMNING or whole.state is HealthState.REJECTED:
         return Decision(entries, changed=False)
-    if outcome is Outcome.INSUFFICIENT_CREDIT:
-        first = whole.state is not HealthState.NO_CREDIT
+    first = whole.state is not HealthState.NO_CREDIT
+    if outcome is Outcome.INSUFFICIENT_CREDIT and not (shared and first):
         return replace(_with(entries, _out_of_credit(whole, now), now), probe=first)
     if whole.state is HealthState.SUSPECT:
         return Decision(entries, changed=False, probe=True)
-    suspect = Health(WHOLE_KEY, HealthState.SUSPECT, _REFUSALS[outcome], since=now)
+    cause = _REFUSALS.get(outcome, _NO_CREDIT_TOLD)
+    suspect = Health(WHOLE_KEY, HealthState.SUSPECT, cause, since=now)
     return replace(_with(entries, suspect, now), probe=True)
 
 

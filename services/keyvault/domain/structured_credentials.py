@@ -29,7 +29,7 @@ SHOWN_CHARACTERS = 4
 AZURE_DOMAINS = (".openai.azure.com", ".services.ai.azure.com", ".cognitiveservices.azure.com")
 GOOGLE_DOMAIN = ".googleapis.com"
 
-_TARGETS = ("/chat/completions", "/images/generations", "/audio/speech")
+_TARGETS = ("/chat/completions", "/responses", "/images/generations", "/audio/speech")
 _TEMPORARY = "ASIA"
 _PEM = r"\s*-----BEGIN (?:RSA )?PRIVATE KEY-----\s[\s\S]+-----END (?:RSA )?PRIVATE KEY-----\s*"
 

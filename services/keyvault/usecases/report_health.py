@@ -9,6 +9,7 @@ from datetime import timedelta
 from services.keyvault.domain.audit import AuditAction, AuditEntry
 from services.keyvault.domain.health import Outcome, after_report
 from services.keyvault.domain.keys import Key
+from services.keyvault.domain.names import PLATFORM
 from services.keyvault.errors import KeyNotFoundError
 from services.keyvault.usecases.idempotency import Caller
 from services.keyvault.usecases.ports import AccountChange, KeyStore
@@ -71,6 +72,7 @@ class ReportHealth:
                 model=report.model,
                 retry_after=report.retry_after,
                 now=change.time,
+                shared=key.account == PLATFORM,
             )
             # What a browser holds cannot be probed: it stays SUSPECT until tested or replaced.
             may_probe = decision.probe and room and not key.client_held

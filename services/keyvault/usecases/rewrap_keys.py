@@ -5,7 +5,8 @@ Wrapping every stored data key by the current version of the key-encryption key 
 Rules:
 1. Records that are current are skipped; the plaintext of no data key is seen.
 2. A wrapped key is exchanged only where the old one still stands, so the run is safe beside live
-   writes and may be repeated or resumed.
+   writes and may be repeated or resumed. A record that was written or deleted by others meanwhile
+   is neither done here nor failed: whoever wrote it did so by the current version.
 3. A few batches are under way at once, so that neither the key-encryption key nor the database
    waits for the other; progress is told in the order of records, so that a run can be resumed.
 """
@@ -40,6 +41,7 @@ BATCHES_IN_FLIGHT_MAX = 6
 class _Done:
     records: int
     exchanged: int
+    failed: int
     last: RecordName
 
 
@@ -99,7 +101,7 @@ class RewrapKeys:
         try:
             async for batch in self._batches(after, current=current):
                 after = batch.last
-                done, failed = done + batch.exchanged, failed + batch.records - batch.exchanged
+                done, failed = done + batch.exchanged, failed + batch.failed
                 remaining = max(0, remaining - batch.records)
                 yield RunProgress(done, remaining, failed, after)
                 await pace.keep(batch.records)
@@ -133,15 +135,14 @@ class RewrapKeys:
 
     async def _rewrap(self, batch: list[WrappedRecord], current: int) -> _Done:
         rewrapped = await self._kek.rewrap_many([(item.data_key, item.context()) for item in batch])
-        exchanged = await self._records.exchange_data_keys(
-            [
-                (item, data_key)
-                for item, data_key in zip(batch, rewrapped, strict=True)
-                # A version below the current one would leave the record outdated.
-                if data_key is not None and data_key.kek_version >= current
-            ]
-        )
-        return _Done(len(batch), exchanged, batch[-1].name)
+        wrapped = [
+            (item, data_key)
+            for item, data_key in zip(batch, rewrapped, strict=True)
+            # A version below the current one would leave the record outdated.
+            if data_key is not None and data_key.kek_version >= current
+        ]
+        exchanged = await self._records.exchange_data_keys(wrapped)
+        return _Done(len(batch), exchanged, len(batch) - len(wrapped), batch[-1].name)
 
     async def _audit(self, caller: Caller, *, version: int, resumed: bool) -> None:
         entry = AuditEntry(

@@ -17,7 +17,7 @@ class RunProgress:
     Args:
         done: Records done in this run.
         remaining: Records left, counted when it began, less those dealt with since.
-        failed: Records that could not be done or were changed by others meanwhile.
+        failed: Records that could not be done; see each run for those changed by others meanwhile.
         last: The last record dealt with; None if there was none.
     """
 

@@ -34,7 +34,8 @@ class Wish:
         key_id: The key, of the account `platform`.
         requests: How many requests.
         customer: Of whose part of the limit; empty for the limit as a whole.
-        part_per_million: How large that part is.
+        part_per_million: How large that part is; of a key without a limit, it is counted of
+            `UNLIMITED_REQUESTS`.
     """
 
     key_id: str

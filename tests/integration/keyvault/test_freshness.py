@@ -84,9 +84,10 @@ class Using:
                 self.refused += 1
             else:
                 [key] = held.keys.keys
+                asked = time.monotonic()
                 if key.enabled and held.may_use(key):
                     assert held.secret(key).reveal()
-                    self.begun.append(time.monotonic())
+                    self.begun.append(asked)
             await asyncio.sleep(0.01)
 
     async def begins(self, count: int = 10) -> None:

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ import pytest
 from ownkey.keyvault.v1 import audit_pb2, key_pb2, resolution_pb2, restoring_pb2
 from ownkey.keyvault.v1 import keyvault_service_pb2 as keyvault
 
+from client.ownkey_cli.exits import Exit
 from deploy.local.postgres import EmbeddedPostgres
-from tests.support import backups
+from tests.support import backups, command_line
 from tests.support.client_held import MAIN, hold, opening, refused
 from tests.support.keyvault import (
     OPENAI_KEY,
@@ -100,26 +103,52 @@ async def served(vaulted: RunningKeyvault) -> dict[str, str]:
     }
 
 
-@asynccontextmanager
-async def restored(
-    folder: Path, databases: Databases, dump: Path, **settings: str
-) -> AsyncIterator[RunningKeyvault]:
-    """A keyvault on a database that a dump was read back into, with the keyring of the first."""
-    with databases.empty() as dsn:
-        backups.restore(dump, dsn)
-        async with running_keyvault(folder, dsn, **settings) as running:
-            yield running
+@dataclass(frozen=True)
+class Drill:
+    """
+    A keyvault that is backed up and brought back.
+
+    Args:
+        vaulted: It.
+        folder: Keeps backups, and the keyring that all of them share.
+        databases: Makes databases to bring them back into.
+    """
+
+    vaulted: RunningKeyvault
+    folder: Path
+    databases: Databases
+
+    def dump(self, vaulted: RunningKeyvault) -> Path:
+        """Back a keyvault up."""
+        return backups.dump(vaulted.dsn, self.folder / f"dump-{new_request_id()}")
+
+    async def before_revoking(self) -> Path:
+        """Store the keys and back them up; then revoke all but one."""
+        await store_keys(self.vaulted)
+        dump = self.dump(self.vaulted)
+        await revoke_keys(self.vaulted)
+        return dump
+
+    @asynccontextmanager
+    async def restored(self, dump: Path) -> AsyncIterator[RunningKeyvault]:
+        """A keyvault on a database that a dump was read back into."""
+        with self.databases.empty() as dsn:
+            backups.restore(dump, dsn)
+            async with running_keyvault(self.folder, dsn) as running:
+                yield running
+
+
+@pytest.fixture
+def drill(vaulted: RunningKeyvault, tmp_path: Path, databases: Databases) -> Drill:
+    """What these tests begin with."""
+    return Drill(vaulted, tmp_path, databases)
 
 
 class TestReplay:
-    async def test_what_was_revoked_since_the_backup_stays_revoked(
-        self, vaulted: RunningKeyvault, tmp_path: Path, databases: Databases
-    ) -> None:
-        await store_keys(vaulted)
-        dump = backups.dump(vaulted.dsn, tmp_path / "dump")
-        await revoke_keys(vaulted)
-        pages = await export(vaulted)
-        async with restored(tmp_path, databases, dump) as back:
+    async def test_what_was_revoked_since_the_backup_stays_revoked(self, drill: Drill) -> None:
+        dump = await drill.before_revoking()
+        pages = await export(drill.vaulted)
+        async with drill.restored(dump) as back:
             assert (await refusal(back.resolve())).reason == "RESTORE_NOT_ACCEPTED"
             counts = [(await replay(back, page)).revoked_count for page in pages]
             assert sum(counts) == 3
@@ -138,13 +167,11 @@ class TestReplay:
             }
 
     async def test_a_replaced_key_switched_on_again_does_not_bring_the_old_secret_back(
-        self, vaulted: RunningKeyvault, tmp_path: Path, databases: Databases
+        self, drill: Drill
     ) -> None:
-        await store_keys(vaulted)
-        dump = backups.dump(vaulted.dsn, tmp_path / "dump")
-        await revoke_keys(vaulted)
-        [page] = await export(vaulted)
-        async with restored(tmp_path, databases, dump) as back:
+        dump = await drill.before_revoking()
+        [page] = await export(drill.vaulted)
+        async with drill.restored(dump) as back:
             await replay(back, page)
             await accept(back, replayed_through_sequence=page.through_sequence)
             await back.stub.EnableKey(
@@ -155,13 +182,11 @@ class TestReplay:
             assert set(await served(back)) == {"kept"}
 
     async def test_a_second_restore_needs_the_export_of_the_first_one_s_database(
-        self, vaulted: RunningKeyvault, tmp_path: Path, databases: Databases
+        self, drill: Drill
     ) -> None:
-        await store_keys(vaulted)
-        dump = backups.dump(vaulted.dsn, tmp_path / "dump")
-        await revoke_keys(vaulted)
-        first = await export(vaulted)
-        async with restored(tmp_path, databases, dump) as back:
+        dump = await drill.before_revoking()
+        first = await export(drill.vaulted)
+        async with drill.restored(dump) as back:
             for page in first:
                 await replay(back, page)
             await accept(back, replayed_through_sequence=first[-1].through_sequence)
@@ -177,8 +202,8 @@ class TestReplay:
             assert [one.key for page in second for one in page.revocations] == [
                 one.key for page in first for one in page.revocations
             ]
-            again = backups.dump(back.dsn, tmp_path / "again")
-            async with restored(tmp_path, databases, again) as third:
+            again = drill.dump(back)
+            async with drill.restored(again) as third:
                 assert (await refusal(replay(third, first[0]))).metadata["fault"] == (
                     "OTHER_DATABASE"
                 )
@@ -202,45 +227,37 @@ class TestReplay:
 
 
 class TestRefusals:
-    async def test_pages_that_do_not_fit_are_refused(
-        self, vaulted: RunningKeyvault, tmp_path: Path, databases: Databases
-    ) -> None:
-        await store_keys(vaulted)
-        dump = backups.dump(vaulted.dsn, tmp_path / "dump")
-        await revoke_keys(vaulted)
-        [page] = await export(vaulted)
+    async def test_pages_that_do_not_fit_are_refused(self, drill: Drill) -> None:
+        dump = await drill.before_revoking()
+        [page] = await export(drill.vaulted)
         last = page.revocations[-1].sequence
-        [later] = await export(vaulted, after_sequence=last, database=page.database)
-        assert (await refusal(replay(vaulted, page))).metadata["fault"] == "NOT_RESTORED"
+        [later] = await export(drill.vaulted, after_sequence=last, database=page.database)
+        assert (await refusal(replay(drill.vaulted, page))).metadata["fault"] == "NOT_RESTORED"
         changed = restoring_pb2.RevocationsPage()
         changed.CopyFrom(page)
         del changed.revocations[0]
-        async with restored(tmp_path, databases, dump) as back:
+        async with drill.restored(dump) as back:
             assert (await refusal(replay(back, changed))).metadata["fault"] == "NOT_GENUINE"
             assert (await refusal(replay(back, later))).metadata["fault"] == "PAGES_MISSING"
             skipped = accept(back, replayed_through_sequence=page.through_sequence)
             assert (await refusal(skipped)).metadata["fault"] == "NOT_REPLAYED"
             assert not (await status_of(back)).serving
 
-    async def test_an_export_older_than_the_backup_is_no_replay(
-        self, vaulted: RunningKeyvault, tmp_path: Path, databases: Databases
-    ) -> None:
-        [early] = await export(vaulted)
-        await store_keys(vaulted)
-        dump = backups.dump(vaulted.dsn, tmp_path / "dump")
-        async with restored(tmp_path, databases, dump) as back:
+    async def test_an_export_older_than_the_backup_is_no_replay(self, drill: Drill) -> None:
+        [early] = await export(drill.vaulted)
+        await store_keys(drill.vaulted)
+        dump = drill.dump(drill.vaulted)
+        async with drill.restored(dump) as back:
             status = (await replay(back, early)).status
             assert not status.replayed
             tried = accept(back, replayed_through_sequence=status.through_sequence)
             assert (await refusal(tried)).metadata["fault"] == "NOT_REPLAYED"
 
-    async def test_nothing_that_releases_or_changes_a_key_works(
-        self, vaulted: RunningKeyvault, tmp_path: Path, databases: Databases
-    ) -> None:
-        await store_keys(vaulted)
-        dump = backups.dump(vaulted.dsn, tmp_path / "dump")
+    async def test_nothing_that_releases_or_changes_a_key_works(self, drill: Drill) -> None:
+        await store_keys(drill.vaulted)
+        dump = drill.dump(drill.vaulted)
         name = "accounts/demo/keys/kept"
-        async with restored(tmp_path, databases, dump) as back:
+        async with drill.restored(dump) as back:
             stub, request_id = back.stub, new_request_id()
             for call in (
                 back.resolve(),
@@ -252,17 +269,17 @@ class TestRefusals:
             assert (await stub.GetKey(keyvault.GetKeyRequest(name=name))).key.name == name
 
     async def test_a_client_held_key_is_not_opened_either_and_stays_closed_if_it_was_moved(
-        self, vaulted: RunningKeyvault, tmp_path: Path, databases: Databases
+        self, drill: Drill
     ) -> None:
-        browser = await hold(vaulted)
-        dump = backups.dump(vaulted.dsn, tmp_path / "dump")
-        await vaulted.stub.MoveKey(
+        browser = await hold(drill.vaulted)
+        dump = drill.dump(drill.vaulted)
+        await drill.vaulted.stub.MoveKey(
             keyvault.MoveKeyRequest(
                 name=MAIN, residence=key_pb2.RESIDENCE_SERVER, **browser.bring()
             )
         )
-        [page] = await export(vaulted)
-        async with restored(tmp_path, databases, dump) as back:
+        [page] = await export(drill.vaulted)
+        async with drill.restored(dump) as back:
             assert await refused(back, opening(browser)) == ("RESTORE_NOT_ACCEPTED", "")
             await replay(back, page)
             await accept(back, replayed_through_sequence=page.through_sequence)
@@ -272,17 +289,21 @@ class TestRefusals:
             assert (await refused(back, opening(browser)))[0] == "WRONG_RESIDENCE"
 
     async def test_it_may_be_accepted_by_name_which_stands_in_the_audit_trail(
-        self, vaulted: RunningKeyvault, tmp_path: Path, databases: Databases
+        self, drill: Drill
     ) -> None:
-        await store_keys(vaulted)
-        dump = backups.dump(vaulted.dsn, tmp_path / "dump")
-        await revoke_keys(vaulted)
-        async with restored(tmp_path, databases, dump) as back:
+        dump = await drill.before_revoking()
+        async with drill.restored(dump) as back:
             nobody = await refusal(accept(back))
             assert nobody.reason == "INVALID_ARGUMENT"
-            status = await accept(back, accepted_by="Ada Lovelace")
-            assert status.serving
-            assert status.accepted_by == "Ada Lovelace"
+            as_operator = {
+                "OWNKEY_KEYVAULT": back.address,
+                "OWNKEY_TOKEN_FILE": str(drill.folder / "tokens" / "operator"),
+            }
+            line = ("revocations", "accept", "--name", "Ada Lovelace")
+            done = await asyncio.to_thread(command_line.run, *line, **as_operator)
+            assert done.exit_code == Exit.DONE
+            status = await status_of(back)
+            assert (status.serving, status.accepted_by) == (True, "Ada Lovelace")
             assert set(await served(back)) == set(KEYS)
             events = await back.stub.ListAuditEvents(
                 keyvault.ListAuditEventsRequest(parent="accounts/platform", page_size=1),
@@ -294,14 +315,10 @@ class TestRefusals:
 
 
 class TestRouters:
-    async def test_a_router_s_place_in_the_old_feed_means_forget_all(
-        self, vaulted: RunningKeyvault, tmp_path: Path, databases: Databases
-    ) -> None:
-        await store_keys(vaulted)
-        dump = backups.dump(vaulted.dsn, tmp_path / "dump")
-        await revoke_keys(vaulted)
-        place = (await vaulted.resolve()).position
-        async with restored(tmp_path, databases, dump) as back:
+    async def test_a_router_s_place_in_the_old_feed_means_forget_all(self, drill: Drill) -> None:
+        dump = await drill.before_revoking()
+        place = (await drill.vaulted.resolve()).position
+        async with drill.restored(dump) as back:
             await accept(back, accepted_by="Ada Lovelace")
             watch = back.stub.WatchChanges(metadata=back.as_router)
             start = resolution_pb2.FeedPosition(lineage=place.lineage, sequence=place.sequence)

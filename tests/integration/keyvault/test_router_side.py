@@ -45,12 +45,13 @@ async def report(
     vaulted: RunningKeyvault,
     outcome: str,
     *,
+    key: str = MAIN,
     version: int = 1,
     model: str = "",
     seconds: int | None = None,
 ) -> resolution_pb2.ReportKeyHealthResponse:
     request = resolution_pb2.ReportKeyHealthRequest(
-        key=MAIN,
+        key=key,
         version=version,
         outcome=resolution_pb2.Outcome.Value(f"OUTCOME_{outcome}"),
         model=model,
@@ -252,6 +253,22 @@ class TestReportKeyHealth:
         [entry] = await health(vaulted)
         assert entry.reason == "The key was revoked."
         assert entry.next_step
+
+    @pytest.mark.requirement("K16", "R10")
+    async def test_a_shared_key_without_credit_serves_on_until_the_probe_says_the_same(
+        self, vaulted: RunningKeyvault
+    ) -> None:
+        """An own key is taken out by the first report."""
+        created = await vaulted.create(
+            account="platform", key_id="main", metadata=vaulted.as_operator
+        )
+        await vaulted.create(key_id="main")
+        vaulted.router.finds("VALID")
+        shared = await report(vaulted, "INSUFFICIENT_CREDIT", key=created.key.name)
+        own = await report(vaulted, "INSUFFICIENT_CREDIT")
+
+        assert [entry.state for entry in shared.key.health] == [key_pb2.HEALTH_STATE_SUSPECT]
+        assert [entry.state for entry in own.key.health] == [key_pb2.HEALTH_STATE_NO_CREDIT]
 
     async def test_a_refusal_that_the_probe_does_not_confirm_is_cleared(
         self, vaulted: RunningKeyvault

@@ -120,6 +120,22 @@ class TestLimits:
             kept = await connection.fetch("SELECT customer FROM allotments")
         assert {row["customer"] for row in kept} == {"", "demo"}
 
+    @pytest.mark.requirement("K16", "R10")
+    async def test_a_part_of_a_key_without_a_limit_is_counted_all_the_same(
+        self, shared: RunningKeyvault
+    ) -> None:
+        """Of six thousand requests of a minute; the key as a whole stays free."""
+        part = wish(5, account=DEMO, part_per_million=500)
+        capped, whole = await lease(shared, part, wish(5))
+        assert (capped.request_count, capped.requests_per_minute) == (3, 3)
+        assert whole.unlimited
+        assert (await lease(shared, part))[0].request_count == 0
+        assert await used(shared) == (None, 0)
+        await limit(shared, 4_000)
+        assert (await lease(shared, part))[0].requests_per_minute == 2
+        await limit(shared, None)
+        assert (await lease(shared, part))[0].request_count == 0
+
     @pytest.mark.requirement("K16")
     async def test_without_a_limit_it_says_so(self, shared: RunningKeyvault) -> None:
         assert (await lease(shared, wish(5)))[0].unlimited

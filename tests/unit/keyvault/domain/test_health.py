@@ -47,6 +47,7 @@ def report(
     at: float = 0,
     model: str = "",
     hint: float | None = None,
+    shared: bool = False,
 ) -> Decision:
     return after_report(
         entries,
@@ -54,6 +55,7 @@ def report(
         model=model,
         retry_after=None if hint is None else seconds(hint),
         now=NOW + seconds(at),
+        shared=shared,
     )
 
 
@@ -147,6 +149,20 @@ class TestNoCredit:
         entries = report((), Outcome.INSUFFICIENT_CREDIT).entries
 
         assert report(entries, Outcome.OK, at=60).entries == ()
+
+    @pytest.mark.requirement("K16")
+    def test_a_shared_key_goes_on_serving_until_a_live_test_says_the_same(self) -> None:
+        """What one request met is no reason to send every customer elsewhere."""
+        decision = report((), Outcome.INSUFFICIENT_CREDIT, shared=True)
+        assert states(decision.entries) == {"": HealthState.SUSPECT}
+        assert decision.probe
+        again = report(decision.entries, Outcome.INSUFFICIENT_CREDIT, shared=True)
+        assert again == Decision(decision.entries, changed=False, probe=True)
+
+        confirmed = after_test(decision.entries, found(TestResult.NO_CREDIT), now=NOW).entries
+        assert states(confirmed) == {"": HealthState.NO_CREDIT}
+        [entry] = report(confirmed, Outcome.INSUFFICIENT_CREDIT, at=60, shared=True).entries
+        assert entry.until == NOW + seconds(180)
 
     def test_a_test_ends_it_at_once_where_it_saw_credit_and_only_there(self) -> None:
         entries = report((), Outcome.INSUFFICIENT_CREDIT).entries
