@@ -68,15 +68,31 @@ def parse_credits(text: str) -> int:
     Raises:
         ValueError: It is no number, or has more than nine digits after the point.
     """
+    return _parse_nano(text, "credits")
+
+
+def parse_usd(text: str) -> int:
+    """
+    Nano-USD of a decimal number of US dollars such as `20` or `$0.50`.
+
+    Raises:
+        ValueError: It is no number, or has more than nine digits after the point.
+    """
+    return _parse_nano(text.removeprefix("$"), "US dollars")
+
+
+def _parse_nano(text: str, unit: str) -> int:
     try:
         amount = Decimal(text.replace(",", "").replace("_", ""))
     except InvalidOperation:
         amount = Decimal("NaN")
     if not amount.is_finite():
-        raise ValueError("must be a number of credits, for example 1000 or 0.25")
+        message = f"must be a number of {unit}, for example 1000 or 0.25"
+        raise ValueError(message)
     nano = amount.scaleb(NANO_DIGITS)
     if nano != nano.to_integral_value():
-        raise ValueError("has more than nine digits after the point; a nano-credit is the smallest")
+        message = f"has more than nine digits after the point; {unit} are counted in billionths"
+        raise ValueError(message)
     return int(nano)
 
 

@@ -17,6 +17,7 @@ from services.shared.certificates import Material
 from services.shared.tls import channel_credentials
 
 MESSAGE_BYTES_MAX = 32 * 1024 * 1024
+CONNECT_MILLIS_MAX = 5_000
 RECONNECT_MILLIS_MIN = 100
 RECONNECT_MILLIS_MAX = 2_000
 KEEPALIVE_MILLIS = 20_000
@@ -25,7 +26,8 @@ KEEPALIVE_TIMEOUT_MILLIS = 5_000
 # https://grpc.github.io/grpc/core/group__grpc__arg__keys.html
 OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.initial_reconnect_backoff_ms", RECONNECT_MILLIS_MIN),
-    ("grpc.min_reconnect_backoff_ms", RECONNECT_MILLIS_MIN),
+    # Bounds an attempt, whatever its name says: how soon the next one follows, the others do.
+    ("grpc.min_reconnect_backoff_ms", CONNECT_MILLIS_MAX),
     ("grpc.max_reconnect_backoff_ms", RECONNECT_MILLIS_MAX),
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),

@@ -72,8 +72,15 @@ class Stage:
 
     async def posted(self) -> int:
         """What the account owns, nano-credits."""
+        return (await self._balance()).posted_nano_credits
+
+    async def nothing_is_held(self) -> bool:
+        """Whether all that earlier tests began is settled."""
+        return (await self._balance()).reserved_nano_credits == 0
+
+    async def _balance(self) -> grant_pb2.Balance:
         request = grant_pb2.GetBalanceRequest(account=self.account)
-        return (await self.clients.ledger.GetBalance(request)).balance.posted_nano_credits
+        return (await self.clients.ledger.GetBalance(request)).balance
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -225,6 +232,31 @@ class TestKeys:
 
 
 class TestPaying:
+    @pytest.mark.requirement("L4", "R12")
+    async def test_the_balance_is_the_ledgers_to_the_last_unit(
+        self, stage: Stage, settings: SettingsPage
+    ) -> None:
+        # An odd unit, so that two digits cannot be all.
+        odd = grant_pb2.AdjustCreditsRequest(
+            request_id=new_id(),
+            account=stage.account,
+            amount_nano_credits=1 + (await stage.posted()) % 2,
+            reason="a unit more",
+        )
+        await stage.clients.ledger.AdjustCredits(odd)
+        await support.eventually(stage.nothing_is_held)
+        whole, part = divmod(await stage.posted(), support.NANO)
+        await settings.page.reload()
+        payer = settings.page.locator("#payer")
+
+        exact = f"{whole:,}.{part:09}".rstrip("0")
+        await expect(payer).to_contain_text(f"{exact} credits, to the last unit")
+        shown = f"{exact}00"[: len(f"{whole:,}.") + 2]
+        await expect(payer.locator(".balance")).to_have_text(f"{shown} credits available")
+        summary = settings.page.locator("#summary")
+        await expect(summary).to_contain_text(f"{shown} credits")
+        await expect(summary).to_contain_text("Own key first")
+
     @pytest.mark.requirement("L4", "L5")
     async def test_credits_pause_with_a_receipt_and_resume_with_a_proof(
         self, stage: Stage, settings: SettingsPage
@@ -357,6 +389,51 @@ class TestUsage:
 
 
 class TestEverybody:
+    async def test_a_link_lets_one_browser_in_and_leaves_the_address(self, stage: Stage) -> None:
+        link = stage.suite.settings_link
+        first, second = await stage.browser.new_context(), await stage.browser.new_context()
+        page = await first.new_page()
+        await page.goto(link)
+        await expect(page.get_by_role("heading", name="Your keys")).to_be_visible()
+        assert "#" not in page.url
+        await page.reload()
+        await expect(page.get_by_role("heading", name="Your keys")).to_be_visible()
+        other = await second.new_page()
+        await other.goto(link)
+
+        await expect(
+            other.get_by_role("heading", name="This page opens by its link")
+        ).to_be_visible()
+        await expect(other.locator("#open")).to_be_hidden()
+        await first.close()
+        await second.close()
+
+    async def test_a_screen_reader_finds_parts_names_and_what_happens(
+        self, settings: SettingsPage
+    ) -> None:
+        """The accessibility tree, as Chromium gives it to assistive technology."""
+        await settings.add(support.new_secret(), "read aloud")
+        page = settings.page
+        tree = await page.locator("body").aria_snapshot()
+
+        for line in (
+            "- banner:",
+            "- main:",
+            '- navigation "Parts of this page":',
+            '- region "At a glance":',
+            '- heading "Your keys" [level=2]',
+            '- heading "Try it" [level=2]',
+            '- heading "Who pays" [level=2]',
+            '- heading "Usage" [level=2]',
+            '- heading "OpenAI read aloud" [level=3]',
+            '- button "Disable OpenAI, read aloud"',
+            '- radio "Own key first',
+            '- textbox "Prompt"',
+            '- combobox "Model"',
+        ):
+            assert line in tree, f"{line} is not in {tree}"
+        await settings.said("Added OpenAI")
+
     async def test_without_a_link_the_page_says_how_it_opens(self, stage: Stage) -> None:
         page = await stage.browser.new_page()
         await page.goto(f"http://{stage.suite.addresses.web}/#token=made-up")

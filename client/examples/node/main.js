@@ -7,38 +7,38 @@
 //
 // It speaks plain text, which the services allow on loopback only. In production pass
 // credentials.createSsl with the certificate of an identity of the policy, and the target
-// dns:///router:7102 with the round_robin policy.
+// dns:///router:7102.
 
 import { randomUUID } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 
+import { fromBinary } from "@bufbuild/protobuf";
+import { anyUnpack, durationMs } from "@bufbuild/protobuf/wkt";
 import grpc from "@grpc/grpc-js";
-import { loadSync } from "@grpc/proto-loader";
+
+import { clientOf } from "./clients.js";
+import { ErrorInfoSchema, RetryInfoSchema } from "./stubs/google/rpc/error_details_pb.js";
+import { StatusSchema } from "./stubs/google/rpc/status_pb.js";
+import { KeyvaultService } from "./stubs/ownkey/keyvault/v1/keyvault_service_pb.js";
+import { BillingMode } from "./stubs/ownkey/ledger/v1/account_pb.js";
+import { GrantKind } from "./stubs/ownkey/ledger/v1/grant_pb.js";
+import { LedgerService } from "./stubs/ownkey/ledger/v1/ledger_service_pb.js";
+import { FundingSchema } from "./stubs/ownkey/router/v1/attempt_pb.js";
+import { RouterService } from "./stubs/ownkey/router/v1/router_service_pb.js";
+import { FinishReasonSchema, Role } from "./stubs/ownkey/router/v1/text_pb.js";
 
 const CALL_MILLIS = 20_000;
 const TRIES_MAX = 4;
 const WAIT_MILLIS = 200;
-const NANO_PER_CREDIT = 1_000_000_000n;
+const NANO_PER_CREDIT = 1_000_000_000n; // 64 bits wide, so amounts are BigInt throughout
 
-// int64 stays text: amounts in nano-credits do not fit a number.
-const OPTIONS = { keepCase: true, longs: String, enums: String, defaults: true, oneofs: true };
-const protos = process.env.OWNKEY_PROTOS ?? "protos";
-const googleapis = process.env.OWNKEY_GOOGLEAPIS ?? "build/googleapis";
-const files = [
-  ...["keyvault", "router", "ledger"].map((one) => `ownkey/${one}/v1/${one}_service.proto`),
-  "google/rpc/error_details.proto",
-  "google/rpc/status.proto",
-];
-const definition = loadSync(files, { ...OPTIONS, includeDirs: [protos, googleapis] });
-const { ownkey } = grpc.loadPackageDefinition(definition);
+const keys = client(KeyvaultService, "OWNKEY_KEYVAULT", "127.0.0.1:7101");
+const models = client(RouterService, "OWNKEY_ROUTER", "127.0.0.1:7102");
+const credits = client(LedgerService, "OWNKEY_LEDGER", "127.0.0.1:7103");
 
-const keys = client(ownkey.keyvault.v1.KeyvaultService, "OWNKEY_KEYVAULT", "127.0.0.1:7101");
-const models = client(ownkey.router.v1.RouterService, "OWNKEY_ROUTER", "127.0.0.1:7102");
-const credits = client(ownkey.ledger.v1.LedgerService, "OWNKEY_LEDGER", "127.0.0.1:7103");
-
-function client(Service, variable, usual) {
-  return new Service(process.env[variable] ?? usual, grpc.credentials.createInsecure());
+function client(service, variable, usual) {
+  return clientOf(service, process.env[variable] ?? usual, grpc.credentials.createInsecure());
 }
 
 /** One call with a deadline; rejects with gRPC's error. */
@@ -57,24 +57,17 @@ function read(error) {
   const found = { code: error.code, reason: "", message: error.details, metadata: {}, millis: 0 };
   const [bytes] = error.metadata?.get("grpc-status-details-bin") ?? [];
   if (!bytes) return found;
-  for (const { type_url: type, value } of decode("google.rpc.Status", bytes).details) {
-    if (type.endsWith("/google.rpc.ErrorInfo")) {
-      const info = decode("google.rpc.ErrorInfo", value);
-      Object.assign(found, { reason: info.reason, metadata: info.metadata });
-    } else if (type.endsWith("/google.rpc.RetryInfo")) {
-      const { seconds, nanos } = decode("google.rpc.RetryInfo", value).retry_delay;
-      found.millis = Number(seconds) * 1000 + nanos / 1_000_000;
-    }
+  for (const detail of fromBinary(StatusSchema, bytes).details) {
+    const info = anyUnpack(detail, ErrorInfoSchema);
+    if (info) Object.assign(found, { reason: info.reason, metadata: info.metadata });
+    const retry = anyUnpack(detail, RetryInfoSchema);
+    if (retry?.retryDelay) found.millis = durationMs(retry.retryDelay);
   }
   return found;
 }
 
-function decode(type, bytes) {
-  return definition[type].deserialize(bytes);
-}
-
 /**
- * Repeats a call that may be repeated under its request_id, which finds the first outcome if there
+ * Repeats a call that may be repeated under its requestId, which finds the first outcome if there
  * is one.
  */
 async function retried(service, rpc, request) {
@@ -93,35 +86,35 @@ async function retried(service, rpc, request) {
 /** Makes an account whose own keys come first, and gives it ten credits. */
 async function openAccount() {
   const created = await call(credits, "CreateAccount", {
-    request_id: randomUUID(),
-    account_id: `node-${randomUUID().slice(0, 8)}`,
+    requestId: randomUUID(),
+    accountId: `node-${randomUUID().slice(0, 8)}`,
     plan: "plans/standard",
-    billing_mode: "BILLING_MODE_OWN_KEY_FIRST",
+    billingMode: BillingMode.OWN_KEY_FIRST,
   });
   const account = created.account.name;
   const grant = {
-    request_id: randomUUID(),
+    requestId: randomUUID(),
     account,
-    kind: "GRANT_KIND_PURCHASED",
-    amount_nano_credits: String(10n * NANO_PER_CREDIT),
+    kind: GrantKind.PURCHASED,
+    amountNanoCredits: 10n * NANO_PER_CREDIT,
   };
   // Sent twice under one id, as after a lost answer: it is granted once.
   await retried(credits, "GrantCredits", grant);
   await retried(credits, "GrantCredits", grant);
   const { balance } = await call(credits, "GetBalance", { account });
-  console.log(`account ${account} has ${BigInt(balance.available_nano_credits) / NANO_PER_CREDIT} credits`);
+  console.log(`account ${account} has ${balance.availableNanoCredits / NANO_PER_CREDIT} credits`);
   return account;
 }
 
 /** First pastes a key of another provider, to show a typed failure, then stores the right one. */
 async function storeKey(account, secret) {
   const request = { parent: account, key: { provider: "openai", label: "from Node" } };
-  const wrong = { ...request, secret: `sk-or-v1-${"0".repeat(64)}`, request_id: randomUUID() };
+  const wrong = { ...request, secret: `sk-or-v1-${"0".repeat(64)}`, requestId: randomUUID() };
   const failure = await call(keys, "CreateKey", wrong).then(() => ({}), read);
   if (failure.reason !== "SECRET_MALFORMED") throw new Error("the wrong key was not refused");
   console.log(`refused ${failure.reason}, looks like ${failure.metadata.looks_like}`);
 
-  const stored = await retried(keys, "CreateKey", { ...request, secret, request_id: randomUUID() });
+  const stored = await retried(keys, "CreateKey", { ...request, secret, requestId: randomUUID() });
   console.log(`stored ${stored.key.hint}`);
 }
 
@@ -130,20 +123,37 @@ async function generate(account) {
   const stream = models.StreamText(
     {
       account,
-      request_id: randomUUID(),
+      requestId: randomUUID(),
       model: "openai/gpt-4o-mini",
       input: {
-        messages: [{ role: "ROLE_USER", parts: [{ text: "What is a data key?" }] }],
-        max_output_tokens: 64,
+        messages: [{ role: Role.USER, parts: [text("What is a data key?")] }],
+        maxOutputTokens: 64,
       },
     },
     { deadline: Date.now() + CALL_MILLIS },
   );
-  for await (const answer of stream) {
-    if (answer.event === "start") console.log(`paid by ${answer.start.payer} at ${answer.start.provider}`);
-    if (answer.event === "text_delta") process.stdout.write(answer.text_delta);
-    if (answer.event === "finish") console.log(`\nfinished ${answer.finish.finish_reason}`);
+  let finished = false;
+  for await (const { event } of stream) {
+    if (event.case === "start") {
+      console.log(`paid by ${nameOf(FundingSchema, event.value.payer)} at ${event.value.provider}`);
+    } else if (event.case === "textDelta") {
+      process.stdout.write(event.value);
+    } else if (event.case === "finish") {
+      finished = true;
+      console.log(`\nfinished ${nameOf(FinishReasonSchema, event.value.finishReason)}`);
+    }
   }
+  if (!finished) throw new Error("the stream ended without a finish");
+}
+
+/** A part of a message; which of a oneof's fields is set, its case says. */
+function text(value) {
+  return { content: { case: "text", value } };
+}
+
+/** A value of an enum by its name in the protos. */
+function nameOf(schema, number) {
+  return schema.value[number].name;
 }
 
 try {

@@ -32,7 +32,7 @@ def start(
     session: Session,
     *,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="As vendor/model.")],
-    prompt: Annotated[str, typer.Argument(metavar="[PROMPT]", help="What a video shows.")] = "",
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What a video shows.")] = "",
     length: Annotated[int | None, typer.Option(min=1, max=600, help="Seconds of video.")] = None,
     aspect_ratio: Annotated[str, typer.Option(metavar="W:H", help="For example 16:9.")] = "",
     image: Annotated[

@@ -5,17 +5,22 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
+import grpc
 import typer
 from google.protobuf.field_mask_pb2 import FieldMask
 from ownkey.keyvault.v1 import key_pb2, live_test_pb2
 from ownkey.keyvault.v1 import keyvault_service_pb2 as keyvault
 
+from client.ownkey_cli.choices import parsed
 from client.ownkey_cli.command import NotGoodError, command
 from client.ownkey_cli.secret_input import InputError, read_secret, refuse_arguments
 from client.ownkey_cli.session import Session, new_request_id
+from client.ownkey_cli.texts import parse_usd
 from client.ownkey_cli.views.keys import key_view, keys_table, tested_view
+
+OVERLAP_SECONDS_MAX = 7 * 24 * 3600
 
 app = typer.Typer(no_args_is_help=True, help="An account's provider keys.")
 
@@ -47,6 +52,30 @@ _AlwaysUse = Annotated[
 _Order = Annotated[
     int | None, typer.Option(metavar="NUMBER", help="Its place among the account's keys.")
 ]
+_Asked = TypeVar(
+    "_Asked", keyvault.ActivateKeyRequest, keyvault.EnableKeyRequest, keyvault.DisableKeyRequest
+)
+_Switched = TypeVar(
+    "_Switched",
+    keyvault.ActivateKeyResponse,
+    keyvault.EnableKeyResponse,
+    keyvault.DisableKeyResponse,
+)
+NO_LIMIT = "none"
+
+
+def _limit(text: str) -> int | str:
+    return NO_LIMIT if text == NO_LIMIT else parse_usd(text)
+
+
+_MonthlyLimit = Annotated[
+    int | None,
+    typer.Option(
+        metavar="USD",
+        parser=parsed(_limit),
+        help="What it may spend at the provider in a UTC month; `none` for no limit.",
+    ),
+]
 # What stands behind the options is caught, so that a secret there is refused without an echo.
 _CATCH_ARGUMENTS = {"allow_extra_args": True}
 
@@ -69,10 +98,18 @@ def add(
     allowed_model: _AllowedModel = None,
     always_use: _AlwaysUse = None,
     order: _Order = None,
+    monthly_limit: _MonthlyLimit = None,
 ) -> None:
     """Test a key live and store it, encrypted."""
     refuse_arguments(context.args)
-    key, _ = _fields(label, default_model, allowed_model, always_use, order)
+    key, _ = _fields(
+        label=label,
+        default_model=default_model,
+        allowed_models=allowed_model,
+        always_use=always_use,
+        order=order,
+        monthly_limit_nano_usd=monthly_limit,
+    )
     key.provider = provider
     answer = session.call(
         session.keyvault.CreateKey,
@@ -129,8 +166,17 @@ def replace(
     key: _Key,
     secret_file: _SecretFile = None,
     store_unverified: _StoreUnverified = False,
+    overlap: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=1,
+            max=OVERLAP_SECONDS_MAX,
+            help="How long the old secret stays for what was begun with it.",
+        ),
+    ] = None,
 ) -> None:
-    """Give a key a new secret after a live test; the old one is destroyed at once."""
+    """Give a key a new secret after a live test; without an overlap the old one goes at once."""
     refuse_arguments(context.args)
     answer = session.call(
         session.keyvault.ReplaceKey,
@@ -138,6 +184,7 @@ def replace(
             name=session.key(key),
             secret=read_secret(secret_file, option="--secret-file"),
             store_unverified=store_unverified,
+            overlap_seconds=overlap,
             request_id=new_request_id(),
         ),
     )
@@ -155,12 +202,19 @@ def update(
     any_model: Annotated[bool, typer.Option("--any-model", help="Let it serve all.")] = False,
     always_use: _AlwaysUse = None,
     order: _Order = None,
+    monthly_limit: _MonthlyLimit = None,
 ) -> None:
     """Change a key's label, models, place or use; what is left out stays."""
     if any_model and allowed_model:
         raise InputError("--any-model and --allowed-model contradict each other; give one of them.")
-    models = [] if any_model else allowed_model
-    changed, paths = _fields(label, default_model, models, always_use, order)
+    changed, paths = _fields(
+        label=label,
+        default_model=default_model,
+        allowed_models=[] if any_model else allowed_model,
+        always_use=always_use,
+        order=order,
+        monthly_limit_nano_usd=monthly_limit,
+    )
     if not paths:
         raise InputError("Nothing to change was given; `ownkey keys update --help` lists options.")
     changed.name = session.key(key)
@@ -176,31 +230,19 @@ def update(
 @command(app, "activate")
 def activate(session: Session, key: _Key) -> None:
     """Make a key its provider's active one; the others are backups."""
-    answer = session.call(
-        session.keyvault.ActivateKey,
-        keyvault.ActivateKeyRequest(name=session.key(key), request_id=new_request_id()),
-    )
-    session.out.answer(answer, lambda: keys_table([answer.key]))
+    _switch(session, session.keyvault.ActivateKey, keyvault.ActivateKeyRequest, key)
 
 
 @command(app, "enable")
 def enable(session: Session, key: _Key) -> None:
     """Switch a key on."""
-    answer = session.call(
-        session.keyvault.EnableKey,
-        keyvault.EnableKeyRequest(name=session.key(key), request_id=new_request_id()),
-    )
-    session.out.answer(answer, lambda: keys_table([answer.key]))
+    _switch(session, session.keyvault.EnableKey, keyvault.EnableKeyRequest, key)
 
 
 @command(app, "disable")
 def disable(session: Session, key: _Key) -> None:
     """Switch a key off without losing anything."""
-    answer = session.call(
-        session.keyvault.DisableKey,
-        keyvault.DisableKeyRequest(name=session.key(key), request_id=new_request_id()),
-    )
-    session.out.answer(answer, lambda: keys_table([answer.key]))
+    _switch(session, session.keyvault.DisableKey, keyvault.DisableKeyRequest, key)
 
 
 @command(app, "delete")
@@ -228,21 +270,20 @@ def delete(
         session.out.note(("Deleted ", "bold"), request.name)
 
 
+def _switch(
+    session: Session,
+    method: grpc.UnaryUnaryMultiCallable[_Asked, _Switched],
+    asked: type[_Asked],
+    key: str,
+) -> None:
+    answer = session.call(method, asked(name=session.key(key), request_id=new_request_id()))
+    session.out.answer(answer, lambda: keys_table([answer.key]))
+
+
 def _fields(
-    label: str | None,
-    default_model: str | None,
-    allowed_models: list[str] | None,
-    always_use: bool | None,  # noqa: FBT001 - three states
-    order: int | None,
+    **given: str | int | list[str] | None,
 ) -> tuple[key_pb2.Key, list[str]]:
-    """A key with what was given, and the names of those fields."""
-    given = {
-        "label": label,
-        "default_model": default_model,
-        "allowed_models": allowed_models,
-        "always_use": always_use,
-        "order": order,
-    }
+    """A key with what was given, by its fields' names, and those names."""
     key, paths = key_pb2.Key(), []
     for field, value in given.items():
         if value is None:
@@ -250,6 +291,6 @@ def _fields(
         paths.append(field)
         if isinstance(value, list):
             key.allowed_models.extend(value)
-        else:
+        elif (field, value) != ("monthly_limit_nano_usd", NO_LIMIT):
             setattr(key, field, value)
     return key, paths

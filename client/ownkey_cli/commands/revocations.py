@@ -80,9 +80,7 @@ def replay(session: Session, *, file: _File) -> None:
 def accept(
     session: Session,
     *,
-    name: Annotated[
-        str, typer.Option(metavar="NAME", help="Your name, for the audit trail.", prompt=True)
-    ],
+    name: Annotated[str, typer.Option(metavar="NAME", help="Your name, for the audit trail.")],
 ) -> None:
     """Let a restored database serve without a replay: what was revoked since serves again."""
     answer = session.call(

@@ -58,7 +58,7 @@ def generate(
     session: Session,
     *,
     prompt: Annotated[
-        str, typer.Argument(metavar="[PROMPT]", help="What to ask; - for standard input.")
+        str, typer.Argument(metavar="PROMPT", help="What to ask; - for standard input.")
     ] = "-",
     model: _Model = "",
     source: _Source = Source.AUTO,
@@ -142,7 +142,7 @@ def explain(
     session: Session,
     *,
     prompt: Annotated[
-        str, typer.Argument(metavar="[PROMPT]", help="What would be asked; - for standard input.")
+        str, typer.Argument(metavar="PROMPT", help="What would be asked; - for standard input.")
     ] = EXAMPLE_PROMPT,
     model: _Model = "",
     source: _Source = Source.AUTO,
@@ -172,6 +172,18 @@ def estimate(
     generations: Annotated[int, typer.Option(min=1, help="How many generations.")] = 100,
     input_tokens: Annotated[int, typer.Option(min=0, help="Input tokens of each.")] = 1000,
     output_tokens: Annotated[int, typer.Option(min=0, help="Output tokens of each.")] = 200,
+    images: Annotated[int, typer.Option(min=0, help="Images of each.")] = 0,
+    image_size: Annotated[
+        str, typer.Option(metavar="SIZE", help="Of an image; each model's own if left out.")
+    ] = "",
+    image_quality: Annotated[
+        str, typer.Option(metavar="QUALITY", help="Of an image; each model's own if left out.")
+    ] = "",
+    characters: Annotated[int, typer.Option(min=0, help="Characters spoken in each.")] = 0,
+    video_seconds: Annotated[int, typer.Option(min=0, help="Seconds of video of each.")] = 0,
+    video_resolution: Annotated[
+        str, typer.Option(metavar="RESOLUTION", help="Of a video; each model's own if left out.")
+    ] = "",
     model: Annotated[
         list[str] | None,
         typer.Option(metavar="MODEL", help="Compare only this model; repeat it for more."),
@@ -182,6 +194,12 @@ def estimate(
         generation_count=generations,
         input_token_count=input_tokens,
         output_token_count=output_tokens,
+        image_count=images,
+        image_size=image_size,
+        image_quality=image_quality,
+        character_count=characters,
+        video_seconds=video_seconds,
+        video_resolution=video_resolution,
     )
     request = explain_pb2.EstimateCostRequest(
         workload=workload, models=model, account=session.account_if_named

@@ -54,22 +54,35 @@ def providers_table(
 
 
 def models_table(models: Iterable[catalogue_pb2.Model]) -> RenderableType:
-    """Models, with the providers that serve them and their prices."""
+    """Models, a row for each provider that serves one, with its price."""
     return table(
-        ("!model", ">context", "?can", "!provider", ">in", ">out"),
-        (
-            (
-                model.model_id,
-                f"{model.context_token_count:,}" if model.context_token_count else NONE,
-                ", ".join(word(catalogue_pb2.Capability, one) for one in model.capabilities),
-                "\n".join(offer.provider for offer in model.offers) or NONE,
-                "\n".join(_price(offer, "input") for offer in model.offers),
-                "\n".join(_price(offer, "output") for offer in model.offers),
-            )
-            for model in models
-        ),
+        ("!model", "!provider", ">in", ">out", "?>context", "?can"),
+        (row for model in models for row in _offers(model)),
         empty="No model of the catalogue is served there.",
     )
+
+
+def _offers(model: catalogue_pb2.Model) -> Iterable[tuple[str, ...]]:
+    named = (
+        model.model_id,
+        f"{model.context_token_count:,}" if model.context_token_count else NONE,
+        ", ".join(word(catalogue_pb2.Capability, one) for one in model.capabilities),
+    )
+    for number, offer in enumerate(model.offers):
+        name, context, can = ("", "", "") if number else named
+        yield (
+            name,
+            offer.provider,
+            _stacked(offer, "input"),
+            _stacked(offer, "output"),
+            context,
+            can,
+        )
+
+
+def _stacked(offer: catalogue_pb2.ModelOffer, side: str) -> str:
+    """A price with what it is for below each amount: an unusual one makes no column wide."""
+    return "\n".join(part.replace(" ", "\n", 1) for part in _price(offer, side).split(", "))
 
 
 def estimate_table(estimates: Iterable[explain_pb2.CostEstimate]) -> RenderableType:
@@ -157,6 +170,9 @@ def _price(
         parts.append(f"{in_usd(price.nano_usd_per_image)} an image")
     if side == "output" and price.image_output_nano_usd_per_million_tokens:
         parts.append(f"{usd_per_million(price.image_output_nano_usd_per_million_tokens)} images")
+    sound = getattr(price, f"audio_{side}_nano_usd_per_million_tokens")
+    if sound:
+        parts.append(f"{usd_per_million(sound)} sound")
     if side == "output" and price.nano_usd_per_media_second:
         parts.append(f"{in_usd(price.nano_usd_per_media_second)} a second")
     if side == "output" and price.nano_usd_per_machine_second:

@@ -77,7 +77,7 @@ def account_view(account: account_pb2.Account) -> RenderableType:
         ("account", account.name),
         ("plan", account.plan),
         ("mode", Text(word(account_pb2.BillingMode, account.billing_mode), style="bold")),
-        ("since epoch", str(account.mode_epoch)),
+        ("mode epoch", str(account.mode_epoch)),
         ("falls back", word(account_pb2.FallbackConsent, account.fallback_consent)),
         (
             "fallback cap",

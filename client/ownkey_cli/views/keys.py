@@ -62,6 +62,7 @@ def key_view(key: key_pb2.Key) -> RenderableType:
             ("always use", "yes: never falls back to credits" if key.always_use else "no"),
             ("default model", key.default_model or NONE),
             ("allowed models", ", ".join(key.allowed_models) or "all"),
+            ("monthly limit", _limit(key)),
             ("order", str(key.order)),
             ("version", str(key.version)),
             ("created", time_text(key, "create_time")),
@@ -85,6 +86,10 @@ def key_view(key: key_pb2.Key) -> RenderableType:
         empty="Nothing is known of its health.",
     )
     return Group(fields, Text(), health)
+
+
+def _limit(key: key_pb2.Key) -> str:
+    return in_usd(key.monthly_limit_nano_usd) if key.HasField("monthly_limit_nano_usd") else NONE
 
 
 def _residence(key: key_pb2.Key) -> str:

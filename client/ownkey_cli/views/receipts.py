@@ -67,7 +67,9 @@ def _paid(receipt: attempt_pb2.Receipt) -> list[str]:
 
 def _tokens(usage: attempt_pb2.Usage) -> str:
     exact = "" if usage.basis == attempt_pb2.USAGE_BASIS_EXACT else ", estimated"
-    return f"tokens {usage.input_token_count:,} in, {usage.output_token_count:,} out{exact}"
+    heard, spoken = usage.audio_input_token_count, usage.audio_output_token_count
+    sound = f" (of sound {heard:,} in, {spoken:,} out)" if heard or spoken else ""
+    return f"tokens {usage.input_token_count:,} in, {usage.output_token_count:,} out{sound}{exact}"
 
 
 def attempts_table(attempts: Iterable[attempt_pb2.Attempt]) -> RenderableType:

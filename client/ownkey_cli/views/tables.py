@@ -18,6 +18,8 @@ Cell = str | Text
 
 FOLDED_COLUMNS_MIN = 14
 """Width below which a text is not folded any further."""
+FOLDED_LINES_MAX = 4
+"""Lines that a text is folded into as long as spare columns can be left out instead."""
 _GAP = 2
 
 
@@ -46,7 +48,11 @@ class _Column:
 
 
 class _Fitting:
-    """A table that fits its terminal: texts are folded, spare columns left out, numbers whole."""
+    """
+    A table that fits its terminal: texts are folded, spare columns left out, numbers whole.
+
+    Where even that is too wide, each row stands by itself, a line for each of its cells.
+    """
 
     def __init__(self, columns: list[_Column], rows: list[list[Text]]) -> None:
         self._columns = columns
@@ -54,10 +60,12 @@ class _Fitting:
 
     def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
         shown = list(range(len(self._columns)))
-        widths = [self._width(index) for index in shown]
         spare = [index for index in shown if self._columns[index].spare]
-        while spare and sum(widths[i] + _GAP for i in shown) - _GAP > options.max_width:
+        while spare and self._total(shown, FOLDED_LINES_MAX) > options.max_width:
             shown.remove(spare.pop())
+        if self._total(shown) > options.max_width:
+            yield from self._one_by_one()
+            return
         drawn = Table(
             box=box.SIMPLE_HEAD,
             show_edge=False,
@@ -76,14 +84,28 @@ class _Fitting:
             drawn.add_row(*(row[index] for index in shown))
         yield drawn
 
-    def _width(self, index: int) -> int:
-        """Columns it takes at least."""
+    def _one_by_one(self) -> RenderResult:
+        for number, row in enumerate(self._rows):
+            if number:
+                yield Text()
+            cells = zip(self._columns, row, strict=True)
+            yield grid((column.heading, cell) for column, cell in cells if cell.plain)
+
+    def _total(self, shown: Sequence[int], lines_max: int | None = None) -> int:
+        """Width of the columns that are shown, texts folded as far as they may be."""
+        return sum(self._width(index, lines_max) + _GAP for index in shown) - _GAP
+
+    def _width(self, index: int, lines_max: int | None) -> int:
+        """Columns it takes at least, folded into so many lines or into any number."""
         column = self._columns[index]
         lines = [column.heading]
         for row in self._rows:
             lines += row[index].plain.split("\n")
         longest = max(cell_len(line) for line in lines)
-        return longest if column.whole else min(longest, FOLDED_COLUMNS_MIN)
+        if column.whole:
+            return longest
+        folded = longest // lines_max if lines_max else 0
+        return min(longest, max(folded, FOLDED_COLUMNS_MIN))
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, empty: str) -> RenderableType:

@@ -10,7 +10,7 @@ import { addKey, canHoldKeys, replaceKey, updateKey } from "./deeds.js";
 import { button, chosen, field, h, radios, say, whileBusy } from "./dom.js";
 import { failureNotice } from "./failure.js";
 import { load, providerOf, state } from "./state.js";
-import { CLIENT_HELD, TEST_RESULTS } from "./words.js";
+import { CLIENT_HELD, TEST_RESULTS, VALID } from "./words.js";
 
 const SERVER = "RESIDENCE_SERVER";
 const NANO = 1_000_000_000;
@@ -120,7 +120,7 @@ export function nameOf(key) {
 /** What a live test found, as a sentence. */
 export function tested(test) {
   if (!test?.result) return "It was not tested.";
-  const checked = test.creditChecked && test.result === "TEST_RESULT_VALID";
+  const checked = test.creditChecked && test.result === VALID;
   return `${TEST_RESULTS[test.result].label}${checked ? " and has credit" : ""}.`;
 }
 

@@ -14,7 +14,7 @@ import { button, h, say, show } from "./dom.js";
 import { attempt, sentence } from "./failure.js";
 import { ask, nameOf, openAddForm, openEditForm, openReplaceForm, tested } from "./keyforms.js";
 import { load, providerOf, state } from "./state.js";
-import { CLIENT_HELD, DISABLED, HEALTH, TEST_RESULTS, short, usd, when } from "./words.js";
+import { CLIENT_HELD, DISABLED, HEALTH, TEST_RESULTS, VALID, short, usd, when } from "./words.js";
 
 const found = new Map(); // what the last test of a key found, by name
 
@@ -39,7 +39,7 @@ function drawKey(key, place) {
   return h("li", { class: `key ${off ? "off" : ""}`, id: `key-${id}` },
     h("div", { class: "key-head" },
       h("h3", {}, providerOf(key.provider).displayName,
-        key.label && h("span", { class: "key-label" }, key.label)),
+        key.label && [" ", h("span", { class: "key-label" }, key.label)]),
       h("code", { class: "key-hint" }, key.hint || "hint withheld")),
     h("p", { class: "badges" }, badges(key)),
     off ? h("p", { class: "health" }, "Switched off; nothing is lost.") : drawHealth(key),
@@ -65,7 +65,8 @@ function badges(key) {
 function drawHealth(key) {
   return (key.health ?? []).map((one) => {
     const { label, kind } = HEALTH[one.state];
-    const until = one.untilTime && Number(one.remainingMillis ?? 0) > 0 && ` until ${when(one.untilTime)}`;
+    const until = one.untilTime && Number(one.remainingMillis ?? 0) > 0
+      && `${again(one.state)} ${when(one.untilTime)}`;
     return h("p", { class: `health ${kind}` },
       h("strong", {}, one.model ? `${one.model}: ${label.toLowerCase()}` : label, until),
       one.reason && ` ${sentence(one.reason)}`,
@@ -73,12 +74,16 @@ function drawHealth(key) {
   });
 }
 
+function again(state) {
+  return state === "HEALTH_STATE_COOLING" ? " until" : ", tried again at";
+}
+
 function drawFound(key) {
   const test = found.get(key.name);
   if (!test) return null;
   return h("p", { class: `found ${TEST_RESULTS[test.result].kind}` },
     h("strong", {}, `Test at ${when(test.testTime)}: ${tested(test)}`),
-    test.detail && ` ${sentence(test.detail)}`,
+    test.detail && test.result !== VALID && ` ${sentence(test.detail)}`,
     Number(test.costNanoUsd ?? 0) > 0 && ` It cost ${usd(test.costNanoUsd)}.`);
 }
 

@@ -14,7 +14,7 @@ import { drawPayer } from "./payer.js";
 import { load, onChange, plan, state } from "./state.js";
 import { buildTryout, drawTryout } from "./tryout.js";
 import { drawUsage } from "./usage.js";
-import { DISABLED, MODES, count, credits, exactCredits, short } from "./words.js";
+import { DISABLED, MODES, count, credits, short } from "./words.js";
 
 const TOKEN = "#token=";
 
@@ -71,13 +71,13 @@ function drawSummary() {
   document.getElementById("summary").replaceChildren(
     tile("Who pays", mode?.label ?? "–", plan().title && `Plan ${plan().title}`),
     tile("Credits", credits(balance.availableNanoCredits), balance.paused
-      ? "Paused, to the last unit" : "Available now", exactCredits(balance.availableNanoCredits)),
+      ? "Paused, to the last unit" : "Available now"),
     tile("Keys", keys.length === 0 ? "None yet" : `${well.length} of ${keys.length} ready`,
-      ill ? `${count(ill, "key")} to look at` : keys.length > 0 && "All that are on work", "", ill > 0));
+      ill ? `${count(ill, "key")} to look at` : keys.length > 0 && "All that are on work", ill > 0));
 }
 
-function tile(name, value, about, title = "", warns = false) {
+function tile(name, value, about, warns = false) {
   return h("div", { class: "tile" }, h("p", { class: "tile-name" }, name),
-    h("p", { class: "tile-value", title }, value),
+    h("p", { class: "tile-value" }, value),
     about && h("p", { class: `hint ${warns ? "warn" : ""}` }, about));
 }

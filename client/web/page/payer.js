@@ -10,7 +10,7 @@ import { call, newId } from "./api.js";
 import { button, chosen, h, radios, say, show } from "./dom.js";
 import { attempt } from "./failure.js";
 import { load, plan, state } from "./state.js";
-import { MODES, consent, count, credits, exactCredits, when } from "./words.js";
+import { MODES, consent, count, credits, cutOff, exactCredits, when } from "./words.js";
 
 const DIGEST_SHOWN = 16; // base64 letters: enough to tell two receipts apart
 const GRANTS_SHOWN = 6;
@@ -30,9 +30,10 @@ export function drawPayer() {
     paper && h("div", { class: "paper" }, paper),
     h("h3", {}, "Balance"),
     h("p", { class: "balance" },
-      h("span", { title: exactCredits(balance.availableNanoCredits) },
-        credits(balance.availableNanoCredits)), " available",
+      h("span", {}, credits(balance.availableNanoCredits)), " available",
       balance.paused && h("span", { class: "badge own" }, "Paused")),
+    cutOff(balance.availableNanoCredits)
+      && h("p", { class: "hint" }, `${exactCredits(balance.availableNanoCredits)}, to the last unit`),
     Number(balance.reservedNanoCredits ?? 0) > 0
       && h("p", { class: "hint" }, `${credits(balance.reservedNanoCredits)} more are held by running `
         + "requests."),

@@ -8,6 +8,7 @@
 
 const NANO = 1_000_000_000n;
 const NANO_DIGITS = 9;
+const SHOWN_UNIT = NANO / 100n;
 
 /** `1,234.50 credits`, cut for reading, never more than there is; `exactCredits` has every digit. */
 export function credits(nano) {
@@ -20,6 +21,11 @@ export function exactCredits(nano) {
   const [sign, amount] = value < 0n ? ["−", -value] : ["", value];
   const part = String(amount % NANO).padStart(NANO_DIGITS, "0").replace(/0+$/, "");
   return `${sign}${(amount / NANO).toLocaleString("en")}${part && `.${part}`} credits`;
+}
+
+/** Tells whether `credits` leaves digits out. */
+export function cutOff(nano) {
+  return BigInt(nano ?? 0) % SHOWN_UNIT !== 0n;
 }
 
 /** `$0.000123`, rounded for reading. */
@@ -104,5 +110,6 @@ export function outcome(value) {
 }
 
 export const OWN_KEY = "FUNDING_OWN_KEY";
+export const VALID = "TEST_RESULT_VALID";
 export const CLIENT_HELD = "RESIDENCE_CLIENT_HELD";
 export const DISABLED = "KEY_STATE_DISABLED";

@@ -21,6 +21,7 @@ from client.ownkey_cli.texts import (
     parse_credits,
     parse_day,
     parse_time,
+    parse_usd,
     seconds_text,
     short,
     time_text,
@@ -70,6 +71,10 @@ class TestAmounts:
     def test_what_is_no_exact_number_of_nano_credits_is_refused(self, text: str) -> None:
         with pytest.raises(ValueError, match="credit"):
             parse_credits(text)
+
+    @pytest.mark.parametrize(("text", "nano"), [("20", 20 * 10**9), ("$1,000.50", 1000_500000000)])
+    def test_dollars_may_bring_their_sign(self, text: str, nano: int) -> None:
+        assert parse_usd(text) == nano
 
 
 class TestTimes:

@@ -43,6 +43,21 @@ class TestTable:
             assert "1,000,000" in text, columns
             assert max(len(line) for line in text.splitlines()) <= columns
 
+    def test_where_nothing_fits_each_row_stands_by_itself_with_nothing_cut_off(self) -> None:
+        text = drawn(table(self.COLUMNS, self.ROWS * 2, empty=""), columns=30)
+        one = ["name    first", "amount  1,000,000", "text    words that may be", "        folded"]
+        lines = [line.rstrip() for line in text.splitlines()]
+        assert lines[:4] == one
+        assert "last    12345" in lines
+        assert lines.count("name    first") == 2
+        assert lines[lines.index("last    12345") + 1] == ""
+
+    def test_a_long_text_gets_the_room_of_what_is_spare(self) -> None:
+        columns = ("!name", "text", "?!spare")
+        text = drawn(table(columns, [("a", "word " * 20, "s" * 30)], empty=""), columns=50)
+        assert "sss" not in text
+        assert len(text.splitlines()) <= 2 + 3
+
     def test_no_rows_are_a_sentence(self) -> None:
         assert drawn(table(self.COLUMNS, (), empty="Nothing yet.")) == "Nothing yet.\n"
 
