@@ -2,7 +2,8 @@
 """
 Measure the suite beside the gateways that people would pick instead, in one run on one machine.
 
-`make bench-gateways`; `make bench-gateways ARGS='--rounds 5 --seconds 10'` for steadier figures.
+`make bench-gateways`; `make bench-gateways ARGS='--rounds 5 --seconds 10'` for steadier figures,
+`ARGS='--soak-seconds 600 --many-accounts 1000000'` for the longest load and the most accounts.
 The router has its customers' own keys resolved, its credits authorized and captured durably, its
 metrics and logs on; the others have nothing of that to do. Every gateway calls the same compiled
 upstream with the same prompt, is called by the same compiled load generator, has one core to itself
@@ -27,8 +28,10 @@ import uvloop
 
 from bench import peers, processor, results
 from bench.figures import Figure
+from bench.gateway_accounts import measure_accounts, measure_known_accounts
 from bench.gateway_footprint import measure_footprint
 from bench.gateway_latency import Latencies, measure_latency
+from bench.gateway_replicas import measure_replicas
 from bench.gateway_streams import measure_streams
 from bench.load import LOAD, Shape, Target, send, upstream
 from bench.routing import Routing, direct, routing
@@ -52,6 +55,7 @@ class Options:
         seconds: Each load of a round.
         callers: Calls under way at the same time.
         accounts: Accounts with keys and credits.
+        many_accounts: How many there are where a request's cost is compared.
         soak_seconds: Load under which the router's memory must not grow.
         peers: Whether the other gateways are measured too.
         results: Takes the figures and plots.
@@ -61,6 +65,7 @@ class Options:
     seconds: float
     callers: int
     accounts: int
+    many_accounts: int
     soak_seconds: float
     peers: bool
     results: Path
@@ -73,6 +78,7 @@ def read_options(arguments: Sequence[str]) -> Options:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--callers", type=int, default=32)
     parser.add_argument("--accounts", type=int, default=100)
+    parser.add_argument("--many-accounts", type=int, default=100_000)
     parser.add_argument("--soak-seconds", type=float, default=60.0)
     parser.add_argument("--no-peers", dest="peers", action="store_false")
     parser.add_argument("--results", type=Path, default=results.FOLDER)
@@ -172,6 +178,8 @@ class Measured:
     rates: Series
     latencies: Latencies
     streams: list[Figure]
+    growth: list[Figure]
+    """What replicas and accounts do to the cost of a request."""
     tls: Series
     footprint: list[Figure]
 
@@ -221,6 +229,16 @@ async def measure(folder: Path, options: Options) -> Measured:
             async with gateways(folder, address, options, routed) as measures:
                 rates = await measure_rates(measures, rounds=options.rounds)
             streams = await measure_streams(routed, folder, address, beside_peers=options.peers)
+            growth = [
+                *await measure_replicas(routed, rounds=options.rounds, seconds=options.seconds),
+                *await measure_accounts(
+                    routed,
+                    accounts=options.many_accounts,
+                    rounds=options.rounds,
+                    seconds=options.seconds,
+                ),
+                measure_known_accounts(),
+            ]
         async with routing(folder / "tls", address, accounts=options.accounts, tls=True) as routed:
             routed.pin(router=GATEWAY_CORE, rest=REST_CORE)
             secured = {
@@ -233,7 +251,7 @@ async def measure(folder: Path, options: Options) -> Measured:
         soak_seconds=options.soak_seconds,
         core=GATEWAY_CORE,
     )
-    return Measured(rates, latencies, streams, tls, footprint)
+    return Measured(rates, latencies, streams, growth, tls, footprint)
 
 
 def figures_of(found: Measured, options: Options) -> list[Figure]:
@@ -263,7 +281,13 @@ def figures_of(found: Measured, options: Options) -> list[Figure]:
             by_time = rates.efficiency(ours) / rates.efficiency(peer)
             figures.append(Figure(f"{ours}_to_{peer}", _ratio(rates, ours, peer), "ratio", bar))
             figures.append(Figure(f"{ours}_to_{peer}_by_processor_time", by_time, "ratio", bar))
-    return [*figures, *found.latencies.figures(), *found.streams, *found.footprint]
+    return [
+        *figures,
+        *found.latencies.figures(),
+        *found.streams,
+        *found.growth,
+        *found.footprint,
+    ]
 
 
 def _ratio(rates: Series, ours: str, theirs: str) -> float:
@@ -282,10 +306,14 @@ def main() -> None:
         folder = Path(name)
         folder.chmod(0o755)
         found = uvloop.run(measure(folder, options))
-    figures = figures_of(found, options)
+    figures, rates = figures_of(found, options), found.rates
     results.write("gateways", figures, folder=options.results, versions=peers.versions())
     results.plot_rates(
-        {name: [s.per_second for s in rows] for name, rows in found.rates.samples.items()},
+        {name: [s.per_second for s in rows] for name, rows in rates.samples.items()},
+        folder=options.results,
+    )
+    results.write_table(
+        {name: (rates.rate(name), rates.efficiency(name)) for name in rates.samples},
         folder=options.results,
     )
     for figure in figures:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -14,6 +14,7 @@ import aiohttp
 import asyncpg
 import msgspec
 
+from bench.load import account
 from services.keyvault.domain.aead import NONCE_BYTES
 from services.keyvault.domain.envelope import (
     DATA_KEY_BYTES,
@@ -33,14 +34,13 @@ CALLS_AT_ONCE = 4
 HINT = "sk-proj-…0000"
 
 
-def account_name(number: int) -> str:
-    """Return the id of the n-th account; names sort as numbers do."""
-    return f"bench-{number:07d}"
-
-
 def binding_of(number: int) -> Binding:
     """Return the binding of the n-th account's key."""
-    return Binding(account_name(number), KEY, 1, 1, PROVIDER)
+    return Binding(account(number), KEY, 1, 1, PROVIDER)
+
+
+MakeDataKeys = Callable[[Sequence[bytes]], Awaitable[list[DataKey]]]
+"""Makes a data key for each context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +52,13 @@ class Transit:
         session: Trusts Vault's certificate and sends a token.
         address: Vault's address with mount and operation's place, `https://host:port/v1/transit`.
         key: Name of the key.
+        kek_name: What keyvault calls it.
     """
 
     session: aiohttp.ClientSession
     address: str
     key: str
+    kek_name: str
 
     async def post(self, operation: str, body: bytes) -> bytes:
         """Post a batch and return the answer as it came."""
@@ -75,42 +77,51 @@ class Transit:
         results = msgspec.json.decode(answer)["data"]["batch_results"]
         return [result["ciphertext"].encode() for result in results]
 
+    async def data_keys(self, contexts: Sequence[bytes]) -> list[DataKey]:
+        """Make a data key for each context; the key's version must be the first."""
+        plain = [os.urandom(DATA_KEY_BYTES) for _ in contexts]
+        wrapped = await self.wrap(list(zip(plain, contexts, strict=True)))
+        return [
+            DataKey(Secret(key), WrappedKey(self.kek_name, 1, bytes_))
+            for key, bytes_ in zip(plain, wrapped, strict=True)
+        ]
+
 
 async def fill(
-    connection: asyncpg.Connection[asyncpg.Record], transit: Transit, *, keys: int, kek_name: str
+    connection: asyncpg.Connection[asyncpg.Record],
+    make_data_keys: MakeDataKeys,
+    *,
+    keys: int,
+    first: int = 0,
 ) -> None:
     """
     Make accounts with one key each.
 
     Args:
-        connection: To a migrated, empty database.
-        transit: Wraps data keys by the current version, which must be the first.
-        keys: How many.
-        kek_name: What keyvault calls the key-encryption key.
+        connection: To a migrated database.
+        make_data_keys: Makes a data key for each context.
+        keys: How many accounts there are in the end.
+        first: The first one's number; those before it are there already.
     """
-    starts = iter(range(0, keys, KEYS_PER_CALL))
+    starts = iter(range(first, keys, KEYS_PER_CALL))
     lock = asyncio.Lock()
 
     async def work() -> None:
         for start in starts:
             numbers = range(start, min(keys, start + KEYS_PER_CALL))
             bindings = [binding_of(number) for number in numbers]
-            plain = [os.urandom(DATA_KEY_BYTES) for _ in bindings]
-            contexts = [binding.context() for binding in bindings]
-            wrapped = await transit.wrap(list(zip(plain, contexts, strict=True)))
+            made = await make_data_keys([binding.context() for binding in bindings])
             records = [
                 seal(
                     Secret(f"sk-proj-{number:040d}"),
                     binding,
-                    data_key=DataKey(Secret(key), WrappedKey(kek_name, 1, bytes_)),
+                    data_key=data_key,
                     nonce=os.urandom(NONCE_BYTES),
                 )
-                for number, binding, key, bytes_ in zip(
-                    numbers, bindings, plain, wrapped, strict=True
-                )
+                for number, binding, data_key in zip(numbers, bindings, made, strict=True)
             ]
             async with lock:
-                await _copy(connection, bindings, records)
+                await copy(connection, bindings, records)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(CALLS_AT_ONCE):
@@ -118,15 +129,24 @@ async def fill(
     await connection.execute("VACUUM (ANALYZE)")
 
 
-async def _copy(
+async def copy(
     connection: asyncpg.Connection[asyncpg.Record],
     bindings: Sequence[Binding],
     records: Sequence[Record],
 ) -> None:
+    """
+    Store sealed keys of accounts that have none; an account's first one is of its active provider.
+
+    Args:
+        connection: To a migrated database.
+        bindings: Of first versions; an account has one key at most of each provider.
+        records: The sealed secret of each.
+    """
+    active = {binding.account: binding.provider for binding in reversed(bindings)}
     await connection.copy_records_to_table(
         "accounts",
         columns=["account_id", "active_provider", "revision"],
-        records=[(binding.account, PROVIDER, 1) for binding in bindings],
+        records=[(account_id, provider, 1) for account_id, provider in active.items()],
     )
     await connection.copy_records_to_table(
         "keys",
@@ -136,14 +156,17 @@ async def _copy(
             *("create_time", "update_time"),
         ],
         records=[
-            (item.account, KEY, PROVIDER, "", "", [], False, 0, True, True, 1, 1, TIME, TIME)
+            (
+                *(item.account, item.key_id, item.provider, "", "", []),
+                *(False, 0, True, True, 1, 1, TIME, TIME),
+            )
             for item in bindings
         ],
     )
     await connection.copy_records_to_table(
         "key_versions",
         columns=["account_id", "key_id", "version", "generation", "hint", "create_time"],
-        records=[(item.account, KEY, 1, 1, HINT, TIME) for item in bindings],
+        records=[(item.account, item.key_id, 1, 1, HINT, TIME) for item in bindings],
     )
     await connection.copy_records_to_table(
         "key_secrets",
@@ -153,7 +176,7 @@ async def _copy(
         ],
         records=[
             (
-                *(binding.account, KEY, 1, record.format_version, record.algorithm),
+                *(binding.account, binding.key_id, 1, record.format_version, record.algorithm),
                 *(record.data_key.kek_name, record.data_key.kek_version, record.generation),
                 *(record.data_key.wrapped, record.nonce, record.ciphertext, record.commitment),
             )

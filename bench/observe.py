@@ -26,6 +26,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from ownkey.keyvault.v1 import key_pb2, keyvault_service_pb2
 from ownkey.ledger.v1 import account_pb2
 from ownkey.router.v1 import text_pb2
 
-from bench import processor
+from bench import processor, results
 from bench.figures import Figure
 from deploy.local.clients import Clients
 from deploy.local.processes import Command
@@ -47,6 +48,7 @@ RATIOS = {ON: "0.01", WHOLE: "1"}
 COST_MAX = 0.10
 """Share of throughput that observation may cost as it is deployed."""
 CALL_SECONDS = 30.0
+PACKAGES = ("opentelemetry-sdk", "prometheus-client", "structlog")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +60,13 @@ class Options:
         turns: Turns; each loads every suite once.
         requests: Requests of one part of a turn.
         callers: Requests under way at the same time.
+        results: Takes the figures.
     """
 
     turns: int
     requests: int
     callers: int
+    results: Path
 
 
 def read_options(arguments: list[str]) -> Options:
@@ -71,6 +75,7 @@ def read_options(arguments: list[str]) -> Options:
     parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--requests", type=int, default=400)
     parser.add_argument("--callers", type=int, default=16)
+    parser.add_argument("--results", type=Path, default=results.FOLDER)
     return Options(**vars(parser.parse_args(arguments)))
 
 
@@ -263,6 +268,8 @@ def main() -> None:
             print(f"starting the suite with {variant} traced")
             suites[variant] = stack.enter_context(suite_of(variant, folder / str(number), endpoint))
         figures = uvloop.run(run(options, suites))
+    versions = {name: version(name) for name in PACKAGES}
+    results.write("observe", figures, folder=options.results, versions=versions)
     for figure in figures:
         print(figure.line())
     sys.exit(0 if all(figure.met for figure in figures) else 1)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import statistics
@@ -102,3 +103,24 @@ def plot_rates(rates: Mapping[str, Sequence[float]], *, folder: Path) -> None:
     with mpl.rc_context({"svg.hashsalt": "ownkey"}):
         plot.savefig(folder / "gateways.svg", metadata={"Date": None})
     plot.savefig(folder / "gateways.png", dpi=144)
+
+
+def write_table(rates: Mapping[str, tuple[float, float]], *, folder: Path) -> None:
+    """
+    Write the table that the README shows: `gateways.md`.
+
+    Args:
+        rates: By gateway, its requests a second and those for each second of its processor time,
+            which is no number where it has no process of its own.
+        folder: Takes the file.
+    """
+    lines = [
+        "| gateway | requests/s | requests for each second of its processor time |",
+        "| --- | --- | --- |",
+    ]
+    for name, title in _TITLES.items():
+        if name in rates:
+            rate, efficiency = rates[name]
+            told = "not counted" if math.isnan(efficiency) else f"{efficiency:,.0f}"
+            lines.append(f"| {title} | {rate:,.0f} | {told} |")
+    (folder / "gateways.md").write_text("\n".join(lines) + "\n")
