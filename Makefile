@@ -18,7 +18,7 @@ DEV := $(VENV)/.dev-installed
 STUBS := build/stubs/.generated
 GOOGLEAPIS := build/googleapis/.copied
 GO_EXAMPLE := build/examples/go/example
-NODE_EXAMPLE := build/examples/node/.installed
+NODE_EXAMPLE := build/examples/node/.built
 
 PROTOS := $(sort $(shell find protos -name '*.proto' 2>/dev/null))
 # Folders of Python that are held to mypy's strict mode, as far as they exist.
@@ -33,12 +33,13 @@ BENCHES := keyvault ledger observe providers gateways
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help run tour test test-only check format lint types protos samples requirements screenshots \
-	bench bench-keyvault bench-ledger bench-observe bench-providers bench-gateways profile \
-	deploy-check metrics-reference stubs venv vault kustomize chromium examples \
+	bench bench-keyvault bench-ledger bench-resources bench-observe bench-providers bench-gateways profile \
+	deploy-check metrics-reference previous-version stubs venv vault kustomize custom-resources \
+	grpcurl chromium examples \
 	reference lock clean
 
 help: ## Lists the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(RUNTIME) $(STUBS) $(COMMAND) ## Starts the whole suite, walks through it once, serves until interrupted
 	@$(BIN)/python -m deploy.local run --state $(STATE) --kek $(KEK) $(if $(filter 1,$(TLS)),--tls)
@@ -46,7 +47,7 @@ run: $(RUNTIME) $(STUBS) $(COMMAND) ## Starts the whole suite, walks through it 
 tour: $(RUNTIME) $(STUBS) $(COMMAND) ## Takes the same walk in a temporary folder, then stops
 	@$(BIN)/python -m deploy.local tour --kek $(KEK) $(if $(filter 1,$(TLS)),--tls)
 
-test: check vault kustomize chromium examples $(COMMAND) ## Runs everything that CI runs: the checks and all tests
+test: check vault kustomize custom-resources grpcurl chromium examples $(COMMAND) ## Runs everything that CI runs: the checks and all tests
 	@$(BIN)/python -m pytest $(TESTS)
 
 test-only: $(DEV) $(STUBS) $(COMMAND) ## Runs the tests named by TESTS, without the checks
@@ -85,10 +86,13 @@ venv: $(DEV) $(COMMAND) ## Makes the virtual environment with everything in it
 reference: $(DEV) $(STUBS) ## Writes the settings and error reasons in docs/reference from the code
 	@$(BIN)/python -m tests.support.reference
 
+previous-version: $(DEV) ## Packs the newest commit as what the upgrade drill begins with; at a release
+	@$(BIN)/python -m tests.support.previous_version
+
 metrics-reference: $(DEV) ## Writes docs/reference/metrics.md from the code
 	@$(BIN)/python -m tests.support.metrics_reference
 
-deploy-check: $(DEV) $(STUBS) kustomize ## Renders every overlay and holds it against Kubernetes and the code
+deploy-check: $(DEV) $(STUBS) kustomize custom-resources ## Renders every overlay and holds it against Kubernetes and the code
 	@$(BIN)/python -m pytest tests/deploy
 
 vault: $(DEV) ## Finds HashiCorp Vault on PATH, or builds it once into a cache
@@ -96,6 +100,12 @@ vault: $(DEV) ## Finds HashiCorp Vault on PATH, or builds it once into a cache
 
 kustomize: $(DEV) ## Finds Kustomize on PATH, or builds it once into a cache
 	@$(BIN)/python -m deploy.programs kustomize
+
+custom-resources: $(DEV) ## Fetches the definitions of operators' objects once into a cache
+	@$(BIN)/python -m deploy.programs custom-resources
+
+grpcurl: $(DEV) ## Finds grpcurl on PATH, or builds it once into a cache
+	@$(BIN)/python -m deploy.programs grpcurl
 
 examples: $(GO_EXAMPLE) $(NODE_EXAMPLE) ## Builds the callers in Go and Node
 
@@ -111,6 +121,9 @@ lock: $(DEV) ## Pins requirements*.in anew, with hashes
 
 bench-keyvault: $(DEV) $(STUBS) ## Measures keyvault against gRPC and Vault; ARGS for more
 	@$(BIN)/python -m bench.keyvault $(ARGS)
+
+bench-resources: $(DEV) $(STUBS) ## Measures what the manifests' requests are held to; ARGS for more
+	@$(BIN)/python -m bench.resources $(ARGS)
 
 bench-observe: $(DEV) $(STUBS) ## Measures what metrics, log lines and traces cost; ARGS for more
 	@$(BIN)/python -m bench.observe $(ARGS)
@@ -157,7 +170,8 @@ $(DEV): requirements-dev.txt $(RUNTIME)
 	@$(PIP_INSTALL) --requirement requirements-dev.txt
 	@touch $@
 
-# The callers in Go and Node, built aside. The Go stubs' import paths follow the protos' folders.
+# The callers in Go and Node, built aside with stubs of their own. The Go stubs' import paths follow
+# the protos' folders.
 GO_STUBS := $(foreach proto,$(PROTOS:protos/%=%),$(foreach kind,go go-grpc,\
 	--$(kind)_opt=M$(proto)=ownkey/example/stubs/$(patsubst %/,%,$(dir $(proto)))))
 
@@ -173,13 +187,17 @@ $(GO_EXAMPLE): $(wildcard client/examples/go/*) $(PROTOS) $(RUNTIME) $(GOOGLEAPI
 		--go_opt=module=ownkey/example --go-grpc_opt=module=ownkey/example $(GO_STUBS) $(PROTOS)
 	@cd $(@D) && CGO_ENABLED=0 go build -mod=readonly -o $(@F) .
 
-$(NODE_EXAMPLE): $(wildcard client/examples/node/*)
+$(NODE_EXAMPLE): $(wildcard client/examples/node/*) $(PROTOS) $(RUNTIME) $(GOOGLEAPIS)
 	@command -v npm >/dev/null || \
 		{ echo 'The example in Node needs Node 20 or newer with npm on PATH; install it from nodejs.org.' >&2; \
 		exit 1; }
-	@echo 'Installing the packages of the example in Node'
-	@rm -rf $(@D) && mkdir -p $(@D) && cp client/examples/node/* $(@D)
+	@echo 'Building the example in Node'
+	@rm -rf $(@D) && mkdir -p $(@D)/stubs && cp client/examples/node/* $(@D)
 	@cd $(@D) && npm ci --silent --ignore-scripts --no-audit --no-fund
+	@$(BIN)/python -m grpc_tools.protoc --plugin=$(@D)/node_modules/.bin/protoc-gen-es \
+		--proto_path=protos --proto_path=build/googleapis \
+		--es_out=$(@D)/stubs --es_opt=target=js,import_extension=js \
+		$(PROTOS) google/rpc/status.proto google/rpc/error_details.proto
 	@touch $@
 
 # Generated aside and swapped in whole, so that no stub of a removed proto survives. The package

@@ -18,10 +18,6 @@ PERIOD_SECONDS = 10.0
 log = structlog.get_logger()
 
 
-def _administrator_dsn(password: str) -> str:
-    return f"postgresql://postgres:{password}@{databases.HOST}:{databases.PORT}/postgres"
-
-
 async def _round(cluster: Cluster) -> None:
     """One look at everything; what cannot be done yet is done in a later one."""
     try:
@@ -29,7 +25,7 @@ async def _round(cluster: Cluster) -> None:
             log.info("certificates_issued")
         for name in await asyncio.to_thread(keeper.keep_passwords, cluster):
             log.info("secret_made", secret=name)
-        for name in await keeper.keep_databases(cluster, _administrator_dsn):
+        for name in await keeper.keep_databases(cluster):
             log.info("database_made", database=name)
     except (ClusterError, databases.DatabasesNotReadyError) as exc:
         log.warning("not_yet", what=str(exc))

@@ -1,12 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's PostgreSQL: a database for each service, owned by a role that alone may connect."""
+"""
+The demo's PostgreSQL: a database for each service, owned by a role that alone may connect.
+
+It is spoken to over TLS, and its certificate is checked.
+"""
 
 from __future__ import annotations
+
+import ssl
+from pathlib import Path
 
 import asyncpg
 
 HOST = "postgres"
 PORT = 5432
+CA_FILE = Path("/run/ownkey/postgres-ca/ca.crt")
+"""Where the services' pods have the authority of its certificate."""
 _TIMEOUT_SECONDS = 10.0
 
 
@@ -14,10 +23,15 @@ class DatabasesNotReadyError(Exception):
     """PostgreSQL is away or refuses; the message tells why."""
 
 
-def dsn(service: str, *, password: str, host: str = HOST, port: int = PORT) -> str:
-    """Returns the DSN of a service's role and database."""
+def dsn(service: str, *, password: str) -> str:
+    """Returns the DSN of a service's role and database, as its pods use it."""
     name = database(service)
-    return f"postgresql://{name}:{password}@{host}:{port}/{name}"
+    return _dsn(name, password=password, database=name, ca_file=CA_FILE)
+
+
+def administrator_dsn(password: str, ca_file: Path) -> str:
+    """Returns the DSN of the role that may create roles and databases."""
+    return _dsn("postgres", password=password, database="postgres", ca_file=ca_file)
 
 
 def database(service: str) -> str:
@@ -49,8 +63,19 @@ async def keep(administrator_dsn: str, passwords: dict[str, str]) -> list[str]:
             ]
         finally:
             await connection.close(timeout=_TIMEOUT_SECONDS)
+    except ssl.SSLCertVerificationError as exc:
+        raise DatabasesNotReadyError(
+            f"PostgreSQL's certificate is not accepted: {exc.verify_message}"
+        ) from None
     except (OSError, asyncpg.PostgresError, TimeoutError) as exc:
         raise DatabasesNotReadyError(f"PostgreSQL: {type(exc).__name__}") from None
+
+
+def _dsn(role: str, *, password: str, database: str, ca_file: Path) -> str:
+    return (
+        f"postgresql://{role}:{password}@{HOST}:{PORT}/{database}"
+        f"?sslmode=verify-full&sslrootcert={ca_file}"
+    )
 
 
 async def _make(connection: asyncpg.Connection, name: str, password: str) -> bool:

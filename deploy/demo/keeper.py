@@ -13,17 +13,20 @@ from __future__ import annotations
 
 import datetime as dt
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from client.ownkey_client.authority import AUTHORITY_DAYS, IDENTITIES, make_trial
 from deploy.demo import databases, vault
+from deploy.demo.cluster import ClusterError
 
 SERVICES = ("keyvault", "router", "ledger")
 POSTGRES_SECRET = "postgres-secrets"  # noqa: S105 - a Secret's name
-VAULT_CA = "vault-ca"
+TLS_SERVERS = ("postgres", "vault")
+"""Others' programs that show a certificate; who calls them mounts the ConfigMap `<name>-ca`."""
 _PASSWORD_BYTES = 24
 _KEY_BYTES = 32
 
@@ -55,7 +58,7 @@ def service_secret(service: str) -> str:
 
 def keep_certificates(cluster: Cluster, *, now: dt.datetime) -> bool:
     """Issues all certificates where one is missing; tells whether it did."""
-    identities = (*IDENTITIES, "vault")
+    identities = (*IDENTITIES, *TLS_SERVERS)
     if all(cluster.secret(tls_secret(identity)) for identity in identities):
         return False
     with TemporaryDirectory() as name:
@@ -69,7 +72,8 @@ def keep_certificates(cluster: Cluster, *, now: dt.datetime) -> bool:
         for identity in identities:
             content = {path.name: path.read_bytes() for path in (folder / identity).iterdir()}
             cluster.put_secret(tls_secret(identity), content)
-        cluster.put_config_map(VAULT_CA, {"ca.crt": (folder / "ca.crt").read_text()})
+        for server in TLS_SERVERS:
+            cluster.put_config_map(f"{server}-ca", {"ca.crt": (folder / "ca.crt").read_text()})
     return True
 
 
@@ -94,22 +98,29 @@ def keep_passwords(cluster: Cluster) -> list[str]:
     return made
 
 
-async def keep_databases(cluster: Cluster, administrator_dsn: Callable[[str], str]) -> list[str]:
+async def keep_databases(
+    cluster: Cluster,
+    administrator_dsn: Callable[[str, Path], str] = databases.administrator_dsn,
+) -> list[str]:
     """
     Makes the databases that miss; returns their names.
 
     Args:
         cluster: Holds the passwords.
-        administrator_dsn: Gives the administrator's DSN for a password.
+        administrator_dsn: Gives the administrator's DSN for a password and the file with the
+            authority of PostgreSQL's certificate.
 
     Raises:
+        ClusterError: The API server is away, or the certificates are gone.
         DatabasesNotReadyError: PostgreSQL is away or refuses.
     """
     stored = cluster.secret(POSTGRES_SECRET)
     if stored is None:
         raise databases.DatabasesNotReadyError(f"the Secret {POSTGRES_SECRET} is gone")
     passwords = {service: stored[service].decode() for service in SERVICES}
-    return await databases.keep(administrator_dsn(stored["password"].decode()), passwords)
+    with _ca_file(cluster, "postgres") as ca_file:
+        dsn = administrator_dsn(stored["password"].decode(), ca_file)
+        return await databases.keep(dsn, passwords)
 
 
 def keep_vault(cluster: Cluster, *, address: str = vault.ADDRESS) -> str:
@@ -117,14 +128,10 @@ def keep_vault(cluster: Cluster, *, address: str = vault.ADDRESS) -> str:
     Opens Vault and sets it up; returns what was done, in a word.
 
     Raises:
+        ClusterError: The API server is away, or the certificates are gone.
         VaultNotReadyError: It is away, or what opens it is lost.
     """
-    stored = cluster.secret(tls_secret("vault"))
-    if stored is None:
-        raise vault.VaultNotReadyError(f"the Secret {tls_secret('vault')} is gone")
-    with TemporaryDirectory() as name:
-        ca_file = Path(name) / "ca.crt"
-        ca_file.write_bytes(stored["ca.crt"])
+    with _ca_file(cluster, "vault") as ca_file:
         return vault.keep(
             cluster,
             namespace=cluster.namespace,
@@ -132,3 +139,15 @@ def keep_vault(cluster: Cluster, *, address: str = vault.ADDRESS) -> str:
             address=address,
             ca_file=ca_file,
         )
+
+
+@contextmanager
+def _ca_file(cluster: Cluster, server: str) -> Iterator[Path]:
+    """Gives a file with the authority of a server's certificate, while the block runs."""
+    stored = cluster.secret(tls_secret(server))
+    if stored is None:
+        raise ClusterError(f"the Secret {tls_secret(server)} is gone; the next round makes it anew")
+    with TemporaryDirectory() as name:
+        file = Path(name) / "ca.crt"
+        file.write_bytes(stored["ca.crt"])
+        yield file

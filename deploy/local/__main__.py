@@ -68,7 +68,7 @@ def run(
                 account = asyncio.run(walk(suite, console))
                 suite.state.keep_walk(account)
             suite.start_settings_page(account)
-            _print_doors(console, suite, account)
+            print_doors(console, suite, account)
             _serve_until_interrupted(suite)
             console.print("Stopping.")
         console.print(f"Stopped. Everything is kept in {state} for the next `make run`.")
@@ -135,7 +135,7 @@ def _told(console: Console) -> Iterator[None]:
         raise typer.Exit(130) from exc
 
 
-def _print_doors(console: Console, suite: Suite, account: str) -> None:
+def print_doors(console: Console, suite: Suite, account: str) -> None:
     """What to try now: each line works as it stands while the suite runs."""
     at = suite.addresses
     text = {"messages": [{"role": "ROLE_USER", "parts": [{"text": "Hello"}]}]}

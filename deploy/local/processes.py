@@ -225,31 +225,33 @@ class Supervisor:
         Raises:
             LocalError: It did not; what ran before goes on running.
         """
-        process = Process(command, log_folder=self.log_folder)
-        self._processes.append(process)
-        process.start()
+        process = self.begin(command)
         process.wait_ready(probe, timeout_seconds=timeout_seconds)
         return process
 
-    def run(self, command: Command, *, timeout_seconds: float = READY_TIMEOUT_SECONDS) -> None:
+    def begin(self, command: Command) -> Process:
+        """Starts a part without waiting for it to serve."""
+        process = Process(command, log_folder=self.log_folder)
+        self._processes.append(process)
+        process.start()
+        return process
+
+    def run(self, *commands: Command, timeout_seconds: float = READY_TIMEOUT_SECONDS) -> None:
         """
-        Runs a program to its end.
+        Runs programs to their end, beside each other.
 
         Raises:
-            LocalError: It failed or did not end in time.
+            LocalError: One failed or did not end in time; none of them goes on.
         """
-        process = Process(command, log_folder=self.log_folder)
-        process.start()
+        running = [Process(command, log_folder=self.log_folder) for command in commands]
         try:
-            process.wait_ready(lambda: not process.running, timeout_seconds=timeout_seconds)
-        except ProcessNotReadyError:
-            process.kill()
-            raise
-        try:
-            process.check()
-        except ProcessDiedError as exc:
-            if exc.exit_code != 0:
-                raise
+            for process in running:
+                process.start()
+            for process in running:
+                _await_end(process, timeout_seconds)
+        finally:
+            for process in running:
+                process.kill()
 
     def check(self) -> None:
         """
@@ -271,6 +273,21 @@ class Supervisor:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _await_end(process: Process, timeout_seconds: float) -> None:
+    """
+    Waits until a program has ended well.
+
+    Raises:
+        LocalError: It failed or did not end in time.
+    """
+    process.wait_ready(lambda: not process.running, timeout_seconds=timeout_seconds)
+    try:
+        process.check()
+    except ProcessDiedError as exc:
+        if exc.exit_code != 0:
+            raise
 
 
 def leashed(command: Command) -> list[str]:

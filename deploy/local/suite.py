@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,7 @@ from deploy.local.processes import (
     port_is_free,
 )
 from deploy.local.state import Kek, StateFolder
-from deploy.local.vault import TRANSIT_KEY, TRANSIT_MOUNT, LocalVault
+from deploy.local.vault import TRANSIT_KEY, TRANSIT_MOUNT, LocalVault, Storage
 from deploy.programs import VAULT, ProgramMissingError
 from services.shared.certificates import TlsFiles
 from services.shared.identity import OPERATOR, WEB
@@ -88,10 +88,12 @@ class Suite:
     Args:
         state_folder: Keeps everything that outlives a run.
         kek: What wraps the keys: a local keyring, or a real Vault.
+        vault_storage: Where that Vault keeps what it has.
         tls: Whether the parts speak mutual TLS instead of plain text.
         metrics: Whether the services' metrics can be read.
         ports: Where the parts listen.
         environ: More settings, by service.
+        simulator: More arguments of the simulator.
         say: Told, in a few words, what begins.
     """
 
@@ -100,19 +102,23 @@ class Suite:
         state_folder: Path,
         *,
         kek: Kek = "local",
+        vault_storage: Storage = "file",
         tls: bool = False,
         metrics: bool = False,
         ports: Ports | None = None,
         environ: Mapping[str, Mapping[str, str]] | None = None,
+        simulator: Sequence[str] = (),
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.state = StateFolder(state_folder, kek=kek)
         self.ports = ports or Ports()
         self.postgres = EmbeddedPostgres(self.state.postgres, log_folder=self.state.logs)
         self.vault: LocalVault | None = None
+        self._vault_storage = vault_storage
         self.tls = tls
         self.metrics = metrics
         self._environ = environ or {}
+        self._simulator = simulator
         self._say = say
         self._supervisor = Supervisor(self.state.logs)
         self._processes: dict[str, Process] = {}
@@ -157,15 +163,25 @@ class Suite:
             self._make_databases()
             if self.state.kek == "vault":
                 self._start_vault()
-            for service in STORED_IN:
-                self._say(f"migrations of {service}")
-                self._supervisor.run(self._service_command(service, "migrate"))
-            for name in START_ORDER:
-                self._say(f"{name} on port {getattr(self.ports, name)}")
-                self.start_part(name)
+            self._say("migrations")
+            self._supervisor.run(*(self._service_command(name, "migrate") for name in STORED_IN))
+            # The router calls the others from its first moment on; they call it later, if at all.
+            *before, last = START_ORDER
+            self._start_together(before)
+            self._start_together([last])
         except BaseException:
             self.stop()
             raise
+
+    def _start_together(self, names: Sequence[str]) -> None:
+        probes = []
+        for name in names:
+            self._say(f"{name} on port {getattr(self.ports, name)}")
+            command, probe = self._part(name)
+            self._processes[name] = self._supervisor.begin(command)
+            probes.append(probe)
+        for name, probe in zip(names, probes, strict=True):
+            self._processes[name].wait_ready(probe)
 
     def stop(self) -> None:
         """Stops every part, the last started first, and gives the state folder free."""
@@ -179,17 +195,14 @@ class Suite:
 
     def start_part(self, name: str) -> None:
         """
-        Starts the simulator or a service, also again after `process(name).stop()` or `.kill()`.
+        Starts the simulator or a service again, after `process(name).stop()` or `.kill()`.
 
         Raises:
             LocalError: It did not start.
         """
-        command, probe = self._part(name)
-        if name in self._processes:
-            self._processes[name].start()
-            self._processes[name].wait_ready(probe)
-        else:
-            self._processes[name] = self._supervisor.start(command, probe)
+        _, probe = self._part(name)
+        self._processes[name].start()
+        self._processes[name].wait_ready(probe)
 
     def start_settings_page(self, account: str) -> None:
         """
@@ -274,14 +287,19 @@ class Suite:
             binary = VAULT.path(say=self._say)
         except ProgramMissingError as exc:
             raise LocalError(str(exc)) from exc
-        self.vault = LocalVault(self.state.vault, log_folder=self.state.logs, binary=binary)
+        self.vault = LocalVault(
+            self.state.vault,
+            log_folder=self.state.logs,
+            binary=binary,
+            storage=self._vault_storage,
+        )
         self.vault.start()
 
     def _part(self, name: str) -> tuple[Command, Probe]:
         if name == SIMULATOR:
             arguments = [sys.executable, "-m", "simulator", "--listen", self._address(name)]
             probe = http_answers(self.ports.simulator, "/healthz")
-            return Command(name=name, arguments=arguments), probe
+            return Command(name=name, arguments=[*arguments, *self._simulator]), probe
         probe = grpc_serving(self._address(name), self.tls_files(OPERATOR))
         return self._service_command(name, "serve"), probe
 

@@ -14,7 +14,7 @@ import datetime as dt
 import json
 import os
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import hvac
 import hvac.exceptions
@@ -23,6 +23,8 @@ import requests
 from deploy.local.certificates import files_in, write_loopback_certificate
 from deploy.local.processes import Command, LocalError, Process, free_port
 
+Storage = Literal["file", "raft"]
+"""Where Vault keeps what it has: in files, which begins soonest, or as Vault's clusters do."""
 TRANSIT_KEY = "ownkey"
 TRANSIT_MOUNT = "transit"
 ROLE = "keyvault"
@@ -43,13 +45,23 @@ class LocalVault:
         log_folder: Gets `vault.log`.
         binary: The program, from `deploy.programs`.
         port: On loopback; a free one when 0, kept over restarts.
+        storage: Where the store is; snapshots are taken of `raft` alone.
     """
 
-    def __init__(self, folder: Path, *, log_folder: Path, binary: Path, port: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        log_folder: Path,
+        binary: Path,
+        port: int = 0,
+        storage: Storage = "file",
+    ) -> None:
         self.folder = folder.resolve()
         self._log_folder = log_folder
         self._binary = binary
         self._port = port or free_port()
+        self._storage = storage
         self._process: Process | None = None
         self.address = f"https://127.0.0.1:{self._port}"
         self.ca_file = files_in(self.folder / "tls").ca
@@ -76,17 +88,21 @@ class LocalVault:
             now=dt.datetime.now(dt.UTC),
         )
         # See https://developer.hashicorp.com/vault/docs/configuration; JSON is HCL too.
+        # For other servers of its cluster, of which there are none.
+        cluster = f"127.0.0.1:{free_port()}"
         config = {
-            "storage": {"file": {"path": str(self.folder / "store")}},
+            "storage": self._storage_config(),
             "listener": {
                 "tcp": {
                     "address": f"127.0.0.1:{self._port}",
+                    "cluster_address": cluster,
                     "tls_cert_file": str(tls.certificate),
                     "tls_key_file": str(tls.key),
                     "tls_min_version": "tls13",
                 }
             },
             "api_addr": self.address,
+            "cluster_addr": f"https://{cluster}",
             "disable_mlock": True,
             "log_level": "warn",
         }
@@ -105,6 +121,14 @@ class LocalVault:
             self._initialise()
         self.unseal()
         self._configure()
+
+    def _storage_config(self) -> dict[str, Any]:
+        store = self.folder / "store"
+        store.mkdir(exist_ok=True)
+        if self._storage == "file":
+            return {"file": {"path": str(store)}}
+        # One server need not wait long for others before it leads.
+        return {"raft": {"path": str(store), "node_id": "local", "performance_multiplier": 1}}
 
     def check(self) -> None:
         """

@@ -5,12 +5,20 @@ from __future__ import annotations
 
 import sys
 
-from deploy.programs import CHROMIUM, KUSTOMIZE, VAULT, ProgramMissingError
+from deploy.programs import (
+    CHROMIUM,
+    CUSTOM_RESOURCES,
+    GRPCURL,
+    KUSTOMIZE,
+    VAULT,
+    ProgramMissingError,
+)
 from deploy.programs.chromium import Chromium
 from deploy.programs.go import GoProgram
+from deploy.programs.modules import ModuleFiles
 
-_KNOWN: dict[str, GoProgram | Chromium] = {
-    program.name: program for program in (VAULT, KUSTOMIZE, CHROMIUM)
+_KNOWN: dict[str, GoProgram | ModuleFiles | Chromium] = {
+    program.name: program for program in (VAULT, KUSTOMIZE, GRPCURL, CUSTOM_RESOURCES, CHROMIUM)
 }
 
 

@@ -21,6 +21,11 @@ class ProgramMissingError(Exception):
     """A program is not here and could not be built; the message says what to do."""
 
 
+def cache_folder(environ: Mapping[str, str]) -> Path:
+    """Gives the folder outside the checkout where what was built or fetched is kept."""
+    return Path(environ.get("OWNKEY_CACHE") or Path.home() / ".cache" / "ownkey")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoProgram:
     """
@@ -30,7 +35,9 @@ class GoProgram:
         name: Of its file.
         title: What people call it.
         version: The one that is built.
-        source: Folder of the module whose `main` is the program's own command.
+        source: Folder of the module that pins it.
+        package: The package that is built: that module's own, whose `main` is the program's
+            command, or the program's, where that is no library.
         go: The Go that its module asks for.
         takes: How long a first build takes on two cores, in words.
         timeout_seconds: Past that a build is taken for a hung one.
@@ -43,6 +50,7 @@ class GoProgram:
     go: str
     takes: str
     timeout_seconds: float
+    package: str = "."
 
     def find(self, environ: Mapping[str, str] = os.environ) -> Path | None:
         """Gives the program on PATH, else the one built before, if there is either."""
@@ -79,8 +87,7 @@ class GoProgram:
         return binary
 
     def _built(self, environ: Mapping[str, str]) -> Path:
-        cache = Path(environ.get("OWNKEY_CACHE") or Path.home() / ".cache" / "ownkey")
-        return cache / f"{self.name}-{self.version}" / self.name
+        return cache_folder(environ) / f"{self.name}-{self.version}" / self.name
 
     def _build(self, binary: Path, environ: Mapping[str, str], say: Callable[[str], None]) -> None:
         go = shutil.which("go", path=environ.get("PATH"))
@@ -95,7 +102,8 @@ class GoProgram:
         )
         unfinished = binary.with_name(f"{self.name}.{os.getpid()}")
         log = binary.with_name("build.log")
-        command = [go, "build", "-trimpath", "-ldflags", "-s -w", "-o", str(unfinished), "."]
+        command = [go, "build", "-trimpath", "-ldflags", "-s -w", "-o", str(unfinished)]
+        command.append(self.package)
         try:
             with log.open("w") as output:
                 subprocess.run(

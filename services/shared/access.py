@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import Counter
 
-from services.shared.errors import AccessDeniedError, UnauthenticatedError
+from services.shared.errors import (
+    AccessDeniedError,
+    CertificateEndedError,
+    UnauthenticatedError,
+)
 from services.shared.identity import Caller, Identities
 from services.shared.logging import get_logger
 from services.shared.policy import Policy
@@ -18,11 +22,15 @@ if TYPE_CHECKING:
 
     from google.protobuf.message import Message
 
+    from services.shared.clock import Clock
+
 UNKNOWN_CALLER = "unknown_caller"
+CERTIFICATE_ENDED = "certificate_ended"
 
 DENIALS = Counter(
     "ownkey_access_denials",
-    "Calls denied, by RPC and reason: unknown_caller, rpc_not_allowed, account_not_allowed.",
+    "Calls denied, by RPC and reason: unknown_caller, certificate_ended, rpc_not_allowed, "
+    "account_not_allowed.",
     ["rpc", "reason"],
 )
 
@@ -36,13 +44,15 @@ class Access:
     Args:
         policy: Who may call what.
         tokens_dir: Holds the token files; None where tokens are not taken.
+        clock: Time.
 
     Raises:
         ConfigError: If a token file cannot be used.
     """
 
-    def __init__(self, policy: Policy, *, tokens_dir: Path | None) -> None:
+    def __init__(self, policy: Policy, *, tokens_dir: Path | None, clock: Clock) -> None:
         self._policy = policy
+        self._clock = clock
         self._identities = Identities(policy, tokens_dir=tokens_dir)
 
     def identify(self, caller: Caller, rpc: str) -> str:
@@ -50,12 +60,14 @@ class Access:
         Return who calls.
 
         Raises:
-            UnauthenticatedError: If what was shown is nobody's.
+            UnauthenticatedError: If what was shown is nobody's, or has ended.
         """
         try:
-            return self._identities.identify(caller)
+            return self._identities.identify(caller, now=self._clock.now())
         except UnauthenticatedError as fault:
-            self._deny(rpc, UNKNOWN_CALLER, advice=fault.message)
+            ended = isinstance(fault, CertificateEndedError)
+            reason = CERTIFICATE_ENDED if ended else UNKNOWN_CALLER
+            self._deny(rpc, reason, advice=fault.message)
             raise
 
     def check(self, identity: str, rpc: str, accounts: Iterable[str]) -> None:

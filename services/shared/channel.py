@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 KEEPALIVE_MILLIS = 20_000
 KEEPALIVE_TIMEOUT_MILLIS = 5_000
+CONNECT_MILLIS_MAX = 5_000
+"""How long a connection may take to stand, TLS included: on a busy machine more than a moment."""
 RECONNECT_MILLIS_MIN = 100
 RECONNECT_MILLIS_MAX = 2_000
 RESOLVE_MILLIS_MIN = 1_000
@@ -49,7 +51,9 @@ OPTIONS: Sequence[tuple[str, Any]] = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", RECONNECT_MILLIS_MIN),
-    ("grpc.min_reconnect_backoff_ms", RECONNECT_MILLIS_MIN),
+    # Bounds an attempt, whatever its name says; how soon the next one follows, the others do:
+    # https://github.com/grpc/grpc/blob/master/doc/connection-backoff.md (MIN_CONNECT_TIMEOUT)
+    ("grpc.min_reconnect_backoff_ms", CONNECT_MILLIS_MAX),
     ("grpc.max_reconnect_backoff_ms", RECONNECT_MILLIS_MAX),
     ("grpc.dns_min_time_between_resolutions_ms", RESOLVE_MILLIS_MIN),
     ("grpc.service_config", json.dumps(SERVICE_CONFIG)),

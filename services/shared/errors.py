@@ -100,6 +100,10 @@ class UnauthenticatedError(ServiceError):
     """The caller presented a credential that is not known."""
 
 
+class CertificateEndedError(UnauthenticatedError):
+    """The caller's certificate was good at the handshake and has ended since."""
+
+
 class AccessDeniedError(ServiceError):
     """The caller's identity may not call this RPC, or not for this account."""
 

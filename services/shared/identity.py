@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from cryptography import x509
+
 from services.shared.config import read_secret_file
-from services.shared.errors import UnauthenticatedError
+from services.shared.errors import CertificateEndedError, UnauthenticatedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
     from pathlib import Path
 
     from services.shared.policy import Policy
@@ -36,6 +40,8 @@ METADATA_KEY = "authorization"
 _SCHEME = "Bearer "
 _SSL = b"ssl"
 NAMES_SHOWN_MAX = 4
+CERTIFICATES_KNOWN_MAX = 256
+"""Callers' certificates whose end is remembered; to read one takes longer than to look it up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +53,13 @@ class Caller:
         encrypted: Whether the connection is TLS.
         names: The SPIFFE URIs and DNS names of a certificate that was checked; none without one.
         token: The token sent along; empty without one.
+        certificate_end: When that certificate ends; None without one.
     """
 
     encrypted: bool = False
     names: tuple[str, ...] = ()
     token: str = field(default="", repr=False)
+    certificate_end: datetime | None = None
 
 
 class Identities:
@@ -76,13 +84,21 @@ class Identities:
                 for name in sorted(policy.with_token)
             }
 
-    def identify(self, caller: Caller) -> str:
+    def identify(self, caller: Caller, *, now: datetime) -> str:
         """
         Return the caller's identity; where there is a certificate, it decides.
 
         Raises:
+            CertificateEndedError: If the certificate ended while its connection stood.
             UnauthenticatedError: If what was shown is nobody's, or nothing was over TLS.
         """
+        if caller.certificate_end is not None and caller.certificate_end <= now:
+            message = (
+                f"the certificate that the connection was made with ended at "
+                f"{caller.certificate_end:%Y-%m-%d %H:%M:%S} UTC; issue a new one into the same "
+                "file and connect anew"
+            )
+            raise CertificateEndedError(message)
         if caller.names:
             return self._certified(caller.names)
         if caller.token:
@@ -128,16 +144,24 @@ def grpc_caller(context: Any) -> Caller:
     # https://grpc.github.io/grpc/core/grpc__security__constants_8h.html
     shown: Mapping[str, Any] = context.auth_context()
     names = (*shown.get("peer_uri", ()), *shown.get("peer_dns", ()))
+    certificate = next(iter(shown.get("x509_pem_cert", ())), None)
     return Caller(
         encrypted=_SSL in shown.get("transport_security_type", ()),
         names=tuple(name.decode("utf-8", "replace") for name in names),
         token=token.removeprefix(_SCHEME),
+        certificate_end=None if certificate is None else _end_of(certificate),
     )
 
 
 def call_metadata(token: Secret | None) -> tuple[tuple[str, str], ...]:
     """Return the metadata by which a client presents its token; none where it has none."""
     return () if token is None else ((METADATA_KEY, _SCHEME + token.reveal()),)
+
+
+@lru_cache(maxsize=CERTIFICATES_KNOWN_MAX)
+def _end_of(certificate: bytes) -> datetime:
+    """Return when a certificate ends; gRPC checked it at the handshake, so it is one."""
+    return x509.load_pem_x509_certificate(certificate).not_valid_after_utc
 
 
 def _digest(token: str) -> bytes:

@@ -30,6 +30,8 @@ _KEY_LIKE = re.compile(
     r"(sk-[A-Za-z0-9_-]{8,}|AIza[\w-]{10,}|AQ\.[\w-]{10,}|r8_\w{10,}|ABSK\S{10,}|AKIA\w{10,}"
     r"|bedrock-api-key-\S+|ya29\.\S+|hvs\.\S+|Bearer\s+\S{8,})"
 )
+# Each alternative of it begins with one of these: to look for them takes a tenth of the time.
+_KEY_MARKS = ("sk-", "AIza", "AQ.", "r8_", "ABSK", "AKIA", "key-", "ya29.", "hvs.", "Bearer")
 _SECRET_NAMES = re.compile(r"secret|token$|password|authorization|api_key|plaintext", re.IGNORECASE)
 
 
@@ -41,11 +43,15 @@ def _names_secret(name: str) -> bool:
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Replace whatever looks like a secret; the last processor before rendering."""
-    for name, value in event.items():
+    for name in event:
         if _names_secret(name):
             event[name] = REDACTED
-        elif isinstance(value, str):
-            event[name] = _KEY_LIKE.sub(REDACTED, value)
+    texts = [value for value in event.values() if isinstance(value, str)]
+    joined = "\n".join(texts)
+    if any(mark in joined for mark in _KEY_MARKS):
+        for name, value in event.items():
+            if isinstance(value, str):
+                event[name] = _KEY_LIKE.sub(REDACTED, value)
     return event
 
 

@@ -19,10 +19,10 @@ from services.shared.config import (
     choice,
     existing_file,
     load,
-    read_secret_file,
     setting,
     settings_of,
 )
+from services.shared.dsn import read_dsn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,7 +74,7 @@ async def run_migrations(service: str, folder: Path, environ: Mapping[str, str])
         environ: The environment; settings that a migration does not need are not looked at.
 
     Raises:
-        ConfigError: If there is no DSN to be read.
+        ConfigError: If there is no DSN to be read, or it asks for plain text over a network.
         sqlalchemy.exc.DBAPIError: If a migration failed; nothing of it stays.
     """
     prefix = f"OWNKEY_{service.upper()}_"
@@ -82,7 +82,7 @@ async def run_migrations(service: str, folder: Path, environ: Mapping[str, str])
     told = {name: environ[name] for name in needed if name in environ}
     config = load(MigrationConfig, told, prefix=prefix)
     logging.configure(service=service, style=config.log_format)
-    await migrate(read_secret_file(config.database_dsn_file).reveal(), folder)
+    await migrate(read_dsn(config.database_dsn_file), folder)
 
 
 def record_version(version: int, *, lowest_code: int) -> None:

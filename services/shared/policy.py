@@ -81,7 +81,7 @@ class Policy:
         if allowed is None:
             return None
         named = sorted(set(accounts))
-        if named and all(any(_matches(account, one) for one in allowed) for account in named):
+        if named and all(any(matches(account, one) for one in allowed) for account in named):
             return None
         what = "not for this account" if named else "only for an account that the request names"
         advice = (
@@ -127,7 +127,8 @@ def _values(message: Message, path: Path) -> Iterable[str]:
             yield from _values(one, path[1:])
 
 
-def _matches(account: str, allowed: str) -> bool:
+def matches(account: str, allowed: str) -> bool:
+    """Tell whether an account, or all that begin alike, lie within what a rule allows."""
     if allowed.endswith("*"):
         return account.startswith(allowed[:-1])
     return account == allowed

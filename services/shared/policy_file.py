@@ -28,7 +28,7 @@ import yaml
 
 from services.shared.config import ConfigError
 from services.shared.identity import ANONYMOUS
-from services.shared.policy import ACCOUNT_PATTERN, Policy, account_paths
+from services.shared.policy import ACCOUNT_PATTERN, Policy, account_paths, matches
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor import ServiceDescriptor
@@ -170,6 +170,8 @@ class _Reader:
                 self._tell(
                     node, f"'{account}' must be as accounts/acme, or accounts/acme-* for a prefix"
                 )
+            for wider in (one for one in accounts if one != account and matches(account, one)):
+                self._tell(node, f"'{account}' lies within '{wider}'; keep the one that is meant")
         return tuple(accounts)
 
     def _rpc(self, method: str) -> str:

@@ -6,19 +6,23 @@ Rules:
 1. A unit of work runs in a task of its own: a caller that goes away never cuts it in half.
 2. Serialization failures, deadlocks and statements that a migration made stale retry the whole
    unit, a bounded number of times.
-3. A connection lost at COMMIT leaves the outcome unknown: an OutcomeUnknownError says so, and
-   whoever knows the unit's ids finds the outcome by them. Nothing here repeats such a unit.
+3. A connection lost at COMMIT leaves the outcome unknown, and so does a wait for a standby that was
+   cut short: an OutcomeUnknownError says so, and whoever knows the unit's ids finds the outcome by
+   them. Nothing here repeats such a unit.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import ssl
 import time
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import asyncpg
 
+from services.shared.config import ConfigError
 from services.shared.errors import (
     OutcomeUnknownError,
     OverloadedError,
@@ -137,6 +141,7 @@ class Database:
             wait_seconds: How long to wait at most.
 
         Raises:
+            ConfigError: If its certificate is not accepted, which waiting does not mend.
             StoreUnavailableError: If it stayed away.
         """
         loop = asyncio.get_running_loop()
@@ -145,6 +150,8 @@ class Database:
         while True:
             try:
                 self._pool = await self._create_pool()
+            except ssl.SSLCertVerificationError as fault:
+                raise ConfigError([_certificate_problem(fault)]) from fault
             except (*_LOST, TimeoutError, asyncpg.InvalidCatalogNameError) as fault:
                 if loop.time() >= give_up:
                     message = (
@@ -193,14 +200,29 @@ class Database:
 
         async def unit(connection: Connection) -> T:
             worked = False
+            warnings: list[asyncpg.PostgresLogMessage] = []
+
+            def hear(_: object, message: asyncpg.PostgresLogMessage) -> None:
+                warnings.append(message)
+
             try:
                 async with connection.transaction(isolation=isolation, readonly=readonly):
                     result = await work(connection)
                     worked = not readonly
+                    if worked:
+                        connection.add_log_listener(hear)
             except (*_LOST, TimeoutError) as fault:
                 if worked:
                     raise _LostAtCommitError from fault
                 raise
+            finally:
+                # A connection that was lost hears nothing any more, and refuses to be asked.
+                with contextlib.suppress(asyncpg.InterfaceError):
+                    connection.remove_log_listener(hear)
+            if warnings:
+                # COMMIT warns of one thing: its wait for a standby was cut short, so what it wrote
+                # is here and maybe nowhere else.
+                raise _LostAtCommitError from asyncpg.PostgresWarning(warnings[0].message)
             return result
 
         return await self._shielded(self._retried(unit))
@@ -312,3 +334,11 @@ class Database:
         if self._pool is not None and isinstance(fault, _ELSEWHERE):
             # The other connections lead to the same server: the next ones look for the primary.
             await self._pool.expire_connections()
+
+
+def _certificate_problem(fault: ssl.SSLCertVerificationError) -> str:
+    why = fault.verify_message.rstrip(".")
+    return (
+        f"PostgreSQL's certificate is not accepted: {why}; issue it one for the host that the DSN "
+        "names, of an authority in the DSN's sslrootcert"
+    )

@@ -41,6 +41,8 @@ LEAVE_SECONDS = 0.5
 """What callers get to go to another replica in, once health says NOT_SERVING."""
 KEEPALIVE_MILLIS = 30_000
 KEEPALIVE_TIMEOUT_MILLIS = 10_000
+PING_MILLIS_MIN = 10_000
+"""Callers that ping an idle connection more often are cut off; ours do every twenty seconds."""
 RECEIVE_FACTOR = 2
 CONNECTION_STREAMS_MAX = 4096
 GC_THRESHOLDS = (200_000, 20, 100)
@@ -118,6 +120,28 @@ class RunningServer:
             await asyncio.to_thread(self.metrics.close)
 
 
+def server_options(spec: ServerSpec) -> Sequence[tuple[str, int]]:
+    """
+    Return what gRPC is told of a server's messages and connections.
+
+    See https://grpc.github.io/grpc/core/group__grpc__arg__keys.html
+    """
+    return (
+        # Past what is taken, so that a message a little too large is refused by the boundary, with
+        # a reason; far past it, gRPC drops it unread.
+        ("grpc.max_receive_message_length", RECEIVE_FACTOR * spec.boundary.request_bytes_max),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", CONNECTION_STREAMS_MAX),
+        ("grpc.so_reuseport", 0),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", PING_MILLIS_MIN),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MILLIS),
+        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MILLIS),
+        ("grpc.max_connection_age_ms", round(1000 * spec.connection_seconds)),
+        ("grpc.max_connection_age_grace_ms", round(1000 * CONNECTION_GRACE_SECONDS)),
+    )
+
+
 async def start(spec: ServerSpec) -> RunningServer:
     """
     Start serving.
@@ -125,21 +149,7 @@ async def start(spec: ServerSpec) -> RunningServer:
     Raises:
         ConfigError: If an address cannot be listened on.
     """
-    options = [
-        # Past what is taken, so that a message a little too large is refused by the boundary, with
-        # a reason; far past it, gRPC drops it unread.
-        ("grpc.max_receive_message_length", RECEIVE_FACTOR * spec.boundary.request_bytes_max),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.max_concurrent_streams", CONNECTION_STREAMS_MAX),
-        ("grpc.so_reuseport", 0),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.keepalive_time_ms", KEEPALIVE_MILLIS),
-        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MILLIS),
-        ("grpc.max_connection_age_ms", round(1000 * spec.connection_seconds)),
-        ("grpc.max_connection_age_grace_ms", round(1000 * CONNECTION_GRACE_SECONDS)),
-    ]
-    server = grpc.aio.server(interceptors=[spec.boundary], options=options)
+    server = grpc.aio.server(interceptors=[spec.boundary], options=server_options(spec))
     spec.register(server)
     health_servicer = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)

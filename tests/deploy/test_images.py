@@ -128,9 +128,21 @@ class TestImages:
         assert [one for one in lines if one.startswith("USER ")] == ["USER 65532:65532"]
         assert any("pip uninstall" in one for one in lines)
 
-    def test_the_base_is_one_exact_version(self) -> None:
+    @EACH
+    def test_it_holds_no_compiler(self, image: str) -> None:
+        """Nothing installs one, and a base that brings one fails the build."""
+        lines = lineage(image)
+        assert not [one for one in lines if re.search(r"\b(apt|apt-get|apk|dnf)\b", one)]
+        (check,) = (one for one in lines if "The base must not hold" in one)
+        assert "for tool in cc gcc g++ clang ld make;" in check
+        assert "exit 1" in check
+
+    def test_the_base_is_one_exact_image(self) -> None:
         (argument,) = (one for one in stages()[""] if one.startswith("ARG PYTHON="))
-        assert re.fullmatch(r"ARG PYTHON=python:3\.11\.\d+-slim-bookworm", argument)
+        version = r"python:3\.11\.\d+-slim-bookworm"
+        assert re.fullmatch(rf"ARG PYTHON={version}@sha256:[0-9a-f]{{64}}", argument)
+        bases = {lines[0].split()[1] for name, lines in stages().items() if name}
+        assert bases - stages().keys() == {"${PYTHON}"}
 
     @pytest.mark.parametrize("image", SERVICES)
     def test_a_service_tells_what_it_is_and_how_it_is(self, image: str) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from deploy.demo import databases
 from services.shared.boundary import STREAM_SECONDS_MAX
 from services.shared.config import settings_of
 from tests.support.manifests import OVERLAYS, ROOT, Object, Workload, named, of_kind, workload
@@ -22,6 +23,7 @@ BOTH = pytest.mark.parametrize("overlay", NAMES)
 EACH = pytest.mark.parametrize("service", SERVICES)
 PACKAGED = PurePosixPath("/app")
 """Where the images hold the project's own files."""
+CA_FILE = PurePosixPath(databases.CA_FILE)
 LISTENS = {"grpc": "LISTEN", "health": "HEALTH_LISTEN", "metrics": "METRICS_LISTEN"}
 
 
@@ -39,6 +41,16 @@ def environ(overlay: str, service: str) -> dict[str, str]:
     return workload(overlay, service).environ(service)
 
 
+def migration(overlay: str, service: str) -> Workload:
+    """The Job that brings a service's database forward."""
+    (job,) = (
+        Workload(one)
+        for one in of_kind(overlay, "Job")
+        if one["metadata"]["name"].startswith(f"{service}-migrate-")
+    )
+    return job
+
+
 def files_of(overlay: str, found: Workload, container: str) -> Iterator[PurePosixPath]:
     """Every path below the container's mounts that its volumes are known to fill."""
     volumes = {one["name"]: one for one in found.pod["volumes"]}
@@ -52,7 +64,7 @@ def _keys(overlay: str, volume: Object) -> list[str]:
         return [one["serviceAccountToken"]["path"] for one in volume["projected"]["sources"]]
     if "configMap" in volume:
         name = volume["configMap"]["name"]
-        if name == "vault-ca":
+        if name.endswith("-ca"):
             return ["ca.crt"]
         return list(named(overlay, "ConfigMap", name)["data"])
     if volume.get("secret", {}).get("secretName", "").endswith("-tls"):
@@ -106,6 +118,36 @@ class TestSettings:
         } <= told.keys()
         assert f"{prefix(service)}TOKENS_DIR" not in told
 
+    @BOTH
+    @EACH
+    def test_what_postgresql_is_checked_against_is_mounted_wherever_a_dsn_is(
+        self, overlay: str, service: str
+    ) -> None:
+        """In the demo its DSNs name the file; in production those of docs/operate do."""
+        for found in (workload(overlay, service), migration(overlay, service)):
+            (container,) = (
+                one for one in found.containers if one["image"].startswith(f"ownkey/{service}:")
+            )
+            assert CA_FILE in set(files_of(overlay, found, container["name"]))
+        shown = (ROOT / "docs/operate/kubernetes.md").read_text()
+        assert f"sslmode=verify-full&sslrootcert={CA_FILE}" in shown
+
+    @EACH
+    def test_production_sends_traces_where_the_network_lets_it(self, service: str) -> None:
+        told = environ("production", service)
+        collector = urlsplit(told[f"{prefix(service)}OTLP_ENDPOINT"])
+        assert collector.scheme == "https"
+        assert f"{prefix(service)}OTLP_CA_FILE" in told
+        policy = named("production", "NetworkPolicy", service)["spec"]
+        (way,) = (
+            rule
+            for rule in policy["egress"]
+            if collector.port in {one["port"] for one in rule["ports"]}
+        )
+        assert way["to"] == [
+            {"namespaceSelector": {"matchLabels": {"ownkey.dev/monitoring": "true"}}}
+        ]
+
     def test_production_never_asks_the_demos_own_vault(self) -> None:
         address = "OWNKEY_KEYVAULT_VAULT_ADDRESS"
         demos, ours = (environ(overlay, "keyvault")[address] for overlay in ("demo", "production"))
@@ -115,11 +157,7 @@ class TestSettings:
     @BOTH
     @EACH
     def test_its_migration_needs_nothing_but_the_database(self, overlay: str, service: str) -> None:
-        (job,) = (
-            Workload(one)
-            for one in of_kind(overlay, "Job")
-            if one["metadata"]["name"].startswith(f"{service}-migrate-")
-        )
+        job = migration(overlay, service)
         name = f"{prefix(service)}DATABASE_DSN_FILE"
         assert job.environ("migrate") == {name: environ(overlay, service)[name]}
         # A Job cannot be changed, so each release brings its own.

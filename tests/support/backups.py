@@ -62,19 +62,22 @@ def _name(dsn: str) -> str:
     return urlsplit(dsn).path.removeprefix("/")
 
 
-def _run(program: str, dsn: str, *arguments: str) -> None:
-    # The password travels in the environment: arguments are visible to other users.
+def environ(dsn: str) -> dict[str, str]:
+    """Where PostgreSQL's programs find a server; arguments are visible to other users."""
     parts = urlsplit(dsn)
     host = parse_qs(parts.query).get("host", [unquote(parts.hostname or "")])[0]
-    environ = {
+    return {
         "PGHOST": host,
         "PGUSER": unquote(parts.username or ""),
         "PGPASSWORD": unquote(parts.password or ""),
         **({"PGPORT": str(parts.port)} if parts.port else {}),
     }
+
+
+def _run(program: str, dsn: str, *arguments: str) -> None:
     subprocess.run(
         [str(binaries() / program), *arguments],
-        env={**os.environ, **environ},
+        env={**os.environ, **environ(dsn)},
         timeout=SECONDS_MAX,
         check=True,
     )

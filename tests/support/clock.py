@@ -34,6 +34,11 @@ class ManualClock:
         """Return the seconds advanced so far."""
         return self._elapsed
 
+    @property
+    def sleepers(self) -> int:
+        """Count who waits for the clock."""
+        return len(self._sleepers)
+
     async def sleep(self, seconds: float) -> None:
         """Wait until the clock was advanced that far."""
         if seconds <= 0:

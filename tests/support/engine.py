@@ -13,6 +13,7 @@ from services.router.domain.catalogue import Catalogue
 from services.router.domain.keys import AccountKeys, BroughtKey, OwnKey, ResealedKey
 from services.router.domain.outcomes import Outcome
 from services.router.domain.plan import Funding, OwnKeyState
+from services.router.domain.price_schedule import PriceSchedule
 from services.router.domain.request import Source
 from services.router.errors import CreditsNotPossibleError
 from services.router.providers.base import HTTPRequest
@@ -37,6 +38,7 @@ from services.router.usecases.ports import (
     Settlement,
     StaleKeyError,
 )
+from services.router.usecases.price_book import PriceBook
 from services.router.usecases.settlement import BackgroundWork, Settler
 from services.shared.clock import Clock
 from services.shared.errors import PeerUnavailableError, ServiceError
@@ -136,6 +138,10 @@ class FakeLedger:
     answer: Recorded | None = None
     refuse: Callable[[Ask], ServiceError | None] = lambda _: None
     """Gives the refusal of an ask, None to grant it."""
+    gate: asyncio.Event | None = None
+    """What settlements wait for."""
+    settling: int = 0
+    """How many settlements were asked for."""
 
     async def authorize(self, ask: Ask, *, timeout_seconds: float) -> Grant | Recorded:
         """Decide who pays."""
@@ -170,6 +176,9 @@ class FakeLedger:
         timeout_seconds: float,
     ) -> Settled:
         """Take a settlement; a nano-credit for a nano-USD."""
+        self.settling += 1
+        if self.gate is not None:
+            await self.gate.wait()
         self.settled.append((settlement, end))
         terms = settlement.terms
         charged = terms.vendor_cost_nano_usd if isinstance(terms, Capture) else 0
@@ -196,7 +205,7 @@ class FakeLimits:
         now = self.clock.monotonic()
         until = now - now % 60 + 60
         name = (wish.key, wish.account)
-        if (wish.key, "") not in self.left:
+        if name not in self.left and (wish.key, "") not in self.left:
             return Slice(None, 0, until)
         leased = min(wish.requests, self.left.get(name, 0))
         self.left[name] = self.left.get(name, 0) - leased
@@ -250,6 +259,17 @@ class FakeTransport:
         yield self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
 
+class FakePriceList:
+    """List prices by provider and model; none by default."""
+
+    def __init__(self, prices: dict[tuple[str, str], PriceSchedule] | None = None) -> None:
+        self._prices = prices or {}
+
+    def schedule(self, provider: str, provider_model: str) -> PriceSchedule | None:
+        """Give the prices that the test lists."""
+        return self._prices.get((provider, provider_model))
+
+
 def engine(
     catalogue: Catalogue,
     keys: FakeKeys,
@@ -258,6 +278,7 @@ def engine(
     clock: ManualClock,
     *,
     limits: FakeLimits | None = None,
+    prices: FakePriceList | None = None,
 ) -> Engine:
     """Wire a run's ports."""
     work = BackgroundWork()
@@ -275,9 +296,9 @@ def engine(
         caller=caller,
         experience=Experience(caller.host),
         allotments=Allotments(limits or FakeLimits(clock), clock=clock),
-        settler=Settler(ledger, work),
+        settler=Settler(ledger, work, clock=clock),
         work=work,
-        catalogue=catalogue,
+        prices=PriceBook(catalogue, prices or FakePriceList(), clock=clock),
         clock=clock,
         chance=lambda: 0.5,
         new_claimant=lambda: "claimant-0123456789",

@@ -22,7 +22,7 @@ import grpc.aio
 from google.protobuf import duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
-from ownkey.keyvault.v1 import key_pb2, keyvault_service_pb2_grpc
+from ownkey.keyvault.v1 import key_pb2, keyvault_service_pb2, keyvault_service_pb2_grpc
 from ownkey.keyvault.v1 import resolution_pb2 as resolution
 from ownkey.keyvault.v1 import sharing_pb2 as sharing
 from ownkey.ledger.v1 import account_pb2, ledger_service_pb2_grpc, plan_pb2
@@ -63,6 +63,8 @@ class FakeKeyvault(keyvault_service_pb2_grpc.KeyvaultServiceServicer):
         self.limits: dict[str, int] = {}
         """What is left of the minute of each shared key that is limited; of an account's part of it
         under `{key} {account}`."""
+        self.sealed: dict[str, str] = {}
+        """What is in the client-held keys, by name; what is brought comes back sealed as it was."""
         self.outages: list[sharing.Outage] = []
         self._sequence = 1
         self._changes: list[tuple[int, str]] = []
@@ -105,6 +107,14 @@ class FakeKeyvault(keyvault_service_pb2_grpc.KeyvaultServiceServicer):
             yield resolution.WatchChangesResponse(
                 nonce=question.nonce, changed_accounts=changed, position=self._position()
             )
+
+    async def OpenSealedKey(  # noqa: N802
+        self, request: Any, context: Any
+    ) -> keyvault_service_pb2.OpenSealedKeyResponse:
+        secret = self.sealed[request.name]
+        return keyvault_service_pb2.OpenSealedKeyResponse(
+            secret=secret, resealed_key=request.sealed_key, hint=f"{secret[:3]}…{secret[-4:]}"
+        )
 
     async def ReportKeyHealth(  # noqa: N802
         self, request: Any, context: Any

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
@@ -19,12 +20,14 @@ from services.router.domain.request import Request, Source, TextInput
 from services.router.domain.text import Message, Role, TextPart
 from services.router.usecases.engine import Event
 from services.router.usecases.generate import GenerateText
+from services.router.usecases.price_book import PriceBook
 from tests.support.clock import ManualClock
 from tests.support.engine import (
     FakeAnswer,
     FakeKeys,
     FakeLedger,
     FakeLimits,
+    FakePriceList,
     FakeTransport,
     engine,
 )
@@ -32,6 +35,7 @@ from tests.support.routing import account_keys, own_key, price, provider
 
 MODEL = "openai/gpt-4o-mini"
 DEADLINE = 60.0
+GREETING = TextInput(messages=(Message(Role.USER, (TextPart("Hi"),)),))
 
 
 def chunk(text: str) -> bytes:
@@ -90,21 +94,37 @@ class Stage:
             limits=self.limits,
         )
 
-    def run(self, source: Source = Source.AUTO) -> Any:
+    def limit_output(self, model: str, tokens: int) -> None:
+        """Say how much a model gives at most."""
+        known = self.engine.catalogue
+        limited = dataclasses.replace(known.models[model], output_tokens_max=tokens)
+        priced = dataclasses.replace(known, models={**known.models, model: limited})
+        prices = PriceBook(priced, FakePriceList(), clock=self.clock)
+        self.engine = dataclasses.replace(self.engine, prices=prices)
+
+    def run(
+        self,
+        source: Source = Source.AUTO,
+        *,
+        deadline: float = DEADLINE,
+        prompt: TextInput = GREETING,
+    ) -> Any:
         """Begin a streamed request."""
         request = Request(
             account="accounts/demo",
             request_id="6a4b7b0e-6c1c-4f1e-9f43-1f0c1f3c7a11",
             model=MODEL,
             source=source,
-            input=TextInput(messages=(Message(Role.USER, (TextPart("Hi"),)),)),
+            input=prompt,
             stream=True,
         )
-        return GenerateText(self.engine)(request, deadline=DEADLINE)
+        return GenerateText(self.engine)(request, deadline=deadline)
 
-    async def events(self, source: Source = Source.AUTO) -> list[Event]:
+    async def events(
+        self, source: Source = Source.AUTO, *, deadline: float = DEADLINE
+    ) -> list[Event]:
         """Run a request to its end."""
-        return [event async for event in self.run(source)]
+        return [event async for event in self.run(source, deadline=deadline)]
 
     @property
     def bearers(self) -> list[str]:
@@ -113,6 +133,6 @@ class Stage:
 
     async def reached(self, found: Callable[[], bool]) -> None:
         """Let everything run until something has come about."""
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(10):
             while not found():
                 await asyncio.sleep(0)

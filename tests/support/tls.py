@@ -19,7 +19,7 @@ from deploy.local.certificates import files_in
 from services.shared.access import Access
 from services.shared.boundary import Boundary, current_call
 from services.shared.certificates import Certificates, TlsFiles
-from services.shared.clock import SystemClock
+from services.shared.clock import Clock, SystemClock
 from services.shared.identity import ANONYMOUS, OPERATOR, ROUTER
 from services.shared.policy import Policy
 from services.shared.server import RunningServer, ServerSpec, start
@@ -97,6 +97,7 @@ async def sample_service(
     *,
     listen: str = "127.0.0.1:0",
     name: str = "",
+    clock: Clock | None = None,
     **settings: Any,
 ) -> AsyncIterator[RunningServer]:
     """
@@ -127,7 +128,7 @@ async def sample_service(
 
     boundary = Boundary(
         table=StatusTable("sample.ownkey", {}),
-        access=Access(POLICY, tokens_dir=None),
+        access=Access(POLICY, tokens_dir=None, clock=clock or SystemClock()),
         clock=SystemClock(),
     )
     spec = ServerSpec(

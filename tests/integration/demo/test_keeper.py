@@ -7,21 +7,24 @@ import datetime as dt
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import hvac
 import pytest
 
-from deploy.demo import keeper
+from deploy.demo import databases, keeper
 from deploy.demo.cluster import Cluster, ClusterError
 from deploy.demo.databases import DatabasesNotReadyError
 from deploy.demo.vault import VaultNotReadyError
+from deploy.local.certificates import files_in
 from deploy.local.postgres import PostgresServer
 from deploy.local.processes import Command, Process, free_port, port_is_free
 from deploy.programs import VAULT
 from services.shared.certificates import TlsFiles, read_material
 from tests.support.kubernetes_objects import Objects, kubernetes_objects
+from tests.support.postgres_tls import postgres_over_tls
+from tests.support.tls import Issuer
 
 NOW = dt.datetime.now(dt.UTC)
 
@@ -35,6 +38,17 @@ def objects(tmp_path: Path) -> Iterator[Objects]:
 @pytest.fixture
 def cluster(objects: Objects, tmp_path: Path) -> Cluster:
     return Cluster(objects.address, tmp_path)
+
+
+def written(cluster: Cluster, identity: str, folder: Path) -> TlsFiles:
+    """An identity's certificate, as the kubelet writes its Secret into a pod."""
+    content = cluster.secret(f"{identity}-tls")
+    assert content is not None
+    folder.mkdir()
+    for name, value in content.items():
+        (folder / name).touch(mode=0o600)
+        (folder / name).write_bytes(value)
+    return files_in(folder)
 
 
 class NewVault:
@@ -87,17 +101,8 @@ class TestSecrets:
     ) -> None:
         assert keeper.keep_certificates(cluster, now=NOW)
         assert not keeper.keep_certificates(cluster, now=NOW)
-        for identity in (*keeper.SERVICES, "operator", "backend", "vault"):
-            content = cluster.secret(f"{identity}-tls")
-            assert content is not None
-            folder = tmp_path / identity
-            folder.mkdir()
-            for name, value in content.items():
-                (folder / name).touch(mode=0o600)
-                (folder / name).write_bytes(value)
-            files = TlsFiles(
-                certificate=folder / "tls.crt", key=folder / "tls.key", ca=folder / "ca.crt"
-            )
+        for identity in (*keeper.SERVICES, "operator", "backend", *keeper.TLS_SERVERS):
+            files = written(cluster, identity, tmp_path / identity)
             names = read_material(files, now=NOW).names
             assert {f"spiffe://ownkey.internal/{identity}", identity} <= set(names)
 
@@ -129,13 +134,19 @@ class TestSecrets:
 @pytest.mark.requirement("O7")
 class TestDatabases:
     async def test_each_service_gets_one_that_it_alone_enters(
-        self, cluster: Cluster, postgres: PostgresServer
+        self, cluster: Cluster, postgres: PostgresServer, tmp_path: Path
     ) -> None:
+        keeper.keep_certificates(cluster, now=NOW)
         keeper.keep_passwords(cluster)
-        made = await keeper.keep_databases(cluster, lambda _: postgres.dsn)
+        files = written(cluster, "postgres", tmp_path / "postgres")
         try:
-            assert made == ["ownkey_keyvault", "ownkey_router", "ownkey_ledger"]
-            assert await keeper.keep_databases(cluster, lambda _: postgres.dsn) == []
+            async with postgres_over_tls(postgres.dsn, files, trusted=files) as dsn:
+                # The authority is the one that the keeper hands over.
+                bare = dsn.removesuffix(str(files.ca))
+                made = await keeper.keep_databases(cluster, lambda _, ca_file: f"{bare}{ca_file}")
+                assert made == [f"ownkey_{service}" for service in keeper.SERVICES]
+                again = await keeper.keep_databases(cluster, lambda _, ca_file: f"{bare}{ca_file}")
+                assert again == []
             stored = cluster.secret("ledger-secrets")
             assert stored is not None
             own = urlsplit(stored["database-dsn"].decode())
@@ -148,14 +159,38 @@ class TestDatabases:
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await asyncpg.connect(dsn.replace("/ownkey_ledger?", "/ownkey_keyvault?"))
         finally:
-            for name in made:
-                postgres.drop_database(name)
+            for service in keeper.SERVICES:
+                postgres.drop_database(f"ownkey_{service}")
+
+    def test_its_pods_speak_to_it_over_tls_alone(self, cluster: Cluster) -> None:
+        keeper.keep_passwords(cluster)
+        for service in keeper.SERVICES:
+            stored = cluster.secret(f"{service}-secrets")
+            assert stored is not None
+            own = urlsplit(stored["database-dsn"].decode())
+            assert parse_qs(own.query) == {
+                "sslmode": ["verify-full"],
+                "sslrootcert": [str(databases.CA_FILE)],
+            }
+
+    async def test_a_server_of_another_authority_is_told(
+        self, cluster: Cluster, postgres: PostgresServer, tmp_path: Path
+    ) -> None:
+        keeper.keep_certificates(cluster, now=NOW)
+        keeper.keep_passwords(cluster)
+        files = Issuer().issue(tmp_path / "other", "postgres")
+        async with postgres_over_tls(postgres.dsn, files, trusted=files) as dsn:
+            bare = dsn.removesuffix(str(files.ca))
+            with pytest.raises(DatabasesNotReadyError, match="certificate is not accepted"):
+                await keeper.keep_databases(cluster, lambda _, ca_file: f"{bare}{ca_file}")
 
     async def test_one_that_is_away_is_said_without_its_password(self, cluster: Cluster) -> None:
+        keeper.keep_certificates(cluster, now=NOW)
         keeper.keep_passwords(cluster)
         with pytest.raises(DatabasesNotReadyError) as refused:
             await keeper.keep_databases(
-                cluster, lambda password: f"postgresql://postgres:{password}@127.0.0.1:1/postgres"
+                cluster,
+                lambda password, _: f"postgresql://postgres:{password}@127.0.0.1:1/postgres",
             )
         stored = cluster.secret("postgres-secrets")
         assert stored is not None

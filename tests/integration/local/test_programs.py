@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from deploy.programs import CHROMIUM, VAULT, ProgramMissingError
+from deploy.programs import CHROMIUM, CUSTOM_RESOURCES, GRPCURL, VAULT, ProgramMissingError
 from deploy.programs.chromium import Chromium
+from deploy.programs.modules import GoModule, ModuleFiles
 
 # Stands in for Go: records that it was called and writes the file named after `-o`.
 COMPILER = """#!/bin/sh
@@ -68,6 +70,69 @@ class TestProgram:
         folder = tmp_path / "cache" / f"vault-{VAULT.version}"
         assert {path.name for path in folder.iterdir()} == {"build.log", "lock"}
         assert "no space left" in (folder / "build.log").read_text()
+
+    def test_one_that_is_no_library_is_built_by_the_name_of_its_package(
+        self, tmp_path: Path, environ: dict[str, str]
+    ) -> None:
+        calls = tmp_path / "calls"
+        records = 'echo "$*" >> "' + str(calls) + '"\nshift 4\n' + BUILDS
+        put_on_path(tmp_path, "go", f"#!/bin/sh\n{records}\n")
+        assert GRPCURL.path(environ).read_text() == "built\n"
+        assert calls.read_text().endswith(f" {GRPCURL.package}\n")
+
+
+PINNED = GoModule(path="example.com/one", version="v1.2.3", sum="h1:one", files="crds/*.yaml")
+FILES = ModuleFiles(name="files", title="the files", modules=(PINNED,))
+
+
+@pytest.mark.requirement("O2", "O7")
+class TestModuleFiles:
+    """What comes out of a module is what its hash says, or nothing."""
+
+    @staticmethod
+    def module(tmp_path: Path, sum_told: str) -> Path:
+        """A Go that gives a module with two files, of which one is wanted."""
+        folder = tmp_path / "module"
+        (folder / "crds").mkdir(parents=True)
+        (folder / "crds" / "one.yaml").write_text("kind: One\n")
+        (folder / "crds" / "README.md").touch()
+        told = json.dumps({"Dir": str(folder), "Sum": sum_told})
+        asked = tmp_path / "asked"
+        go = f"#!/bin/sh\necho \"$*\" >> {asked}\necho '{told}'\n"
+        put_on_path(tmp_path, "go", go)
+        return asked
+
+    def test_they_are_fetched_once(self, tmp_path: Path, environ: dict[str, str]) -> None:
+        asked = self.module(tmp_path, PINNED.sum)
+        said: list[str] = []
+        folders = {FILES.path(environ, said.append) for _ in range(2)}
+        assert folders == {FILES.find(environ)}
+        (folder,) = folders
+        assert {path.name for path in folder.iterdir()} == {"one.yaml"}
+        assert asked.read_text() == "mod download -json example.com/one@v1.2.3\n"
+        assert len(said) == 1
+        assert {path.name for path in folder.parent.iterdir()} == {folder.name}
+
+    def test_of_another_content_than_the_pinned_one_nothing_is_taken(
+        self, tmp_path: Path, environ: dict[str, str]
+    ) -> None:
+        self.module(tmp_path, "h1:another")
+        with pytest.raises(ProgramMissingError, match="is not the one that is pinned"):
+            FILES.path(environ)
+        assert FILES.find(environ) is None
+
+    def test_without_go_or_its_proxy_the_remedy_is_named(
+        self, tmp_path: Path, environ: dict[str, str]
+    ) -> None:
+        with pytest.raises(ProgramMissingError, match="install Go"):
+            FILES.path(environ)
+        put_on_path(tmp_path, "go", "#!/bin/sh\nexit 1\n")
+        with pytest.raises(ProgramMissingError, match="see that Go reaches its module proxy"):
+            FILES.path(environ)
+
+    def test_other_pins_are_another_folder(self, environ: dict[str, str]) -> None:
+        other = ModuleFiles(name="files", title="the files", modules=CUSTOM_RESOURCES.modules)
+        assert other._folder(environ) != FILES._folder(environ)
 
 
 @pytest.mark.requirement("O2")

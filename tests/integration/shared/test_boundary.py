@@ -120,7 +120,7 @@ async def serving(folder: Path, *, in_flight_max: int = 100) -> AsyncIterator[Sa
     records: list[CallRecord] = []
     boundary = Boundary(
         table=TABLE,
-        access=Access(POLICY, tokens_dir=folder),
+        access=Access(POLICY, tokens_dir=folder, clock=SystemClock()),
         clock=SystemClock(),
         in_flight_max=in_flight_max,
         observe=records.append,
@@ -208,7 +208,7 @@ class TestLimits:
         async with serving(tmp_path) as sample:
             boundary = Boundary(
                 table=TABLE,
-                access=Access(Policy(grants={}), tokens_dir=None),
+                access=Access(Policy(grants={}), tokens_dir=None, clock=SystemClock()),
                 clock=SystemClock(),
             )
             spec = ServerSpec(f"127.0.0.1:{sample.port}", [SERVICE], register, boundary)

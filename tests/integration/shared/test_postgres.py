@@ -3,17 +3,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 
+from deploy.local.postgres import EmbeddedPostgres
 from services.shared.errors import OutcomeUnknownError, StoreUnavailableError
 from services.shared.postgres import SERVER_SETTINGS, Connection, Database
 from tests.support.postgres import Databases
 from tests.support.postgres_proxy import Cut, Fail, PostgresProxy
+
+PASSWORD = "for-tests"
 
 
 @pytest.fixture
@@ -128,6 +133,41 @@ class TestFailover:
             assert not await lost("SELECT 1", readonly=False)
             assert not await lost("COMMIT", readonly=True)
             assert await backend(database)
+
+
+@pytest.mark.requirement("O8")
+class TestStandby:
+    async def test_a_commit_that_no_standby_confirmed_is_no_success(self, tmp_path: Path) -> None:
+        with EmbeddedPostgres(tmp_path / "postgres", log_folder=tmp_path / "logs") as embedded:
+            server = embedded.server
+            async with opened(server.create_database("books", password=PASSWORD)) as database:
+                await database.execute("CREATE TABLE written (id int)")
+                server.execute("ALTER SYSTEM SET synchronous_standby_names = 'away'")
+                server.execute("SELECT pg_reload_conf()")
+                await becomes(database, "SHOW synchronous_standby_names", "away")
+
+                async def write(connection: Connection) -> None:
+                    await connection.execute("INSERT INTO written VALUES (1)")
+
+                writing = asyncio.create_task(database.run(write))
+                waits = "SELECT pid::text FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+                pid = await becomes(database, waits)
+                await database.fetch("SELECT pg_cancel_backend($1)", int(pid))
+
+                with pytest.raises(OutcomeUnknownError) as refused:
+                    await writing
+                assert refused.value.retry_after_seconds
+                assert await database.fetch("SELECT id FROM written")
+
+
+async def becomes(database: Database, query: str, wanted: str | None = None) -> str:
+    """Return the one value of a query's only row, as soon as there is one and it is as wanted."""
+    async with asyncio.timeout(30):
+        while True:
+            row = await database.fetchrow(query)
+            if row is not None and wanted in {None, row[0]}:
+                return str(row[0])
+            await asyncio.sleep(0.02)
 
 
 @pytest.mark.requirement("O8")

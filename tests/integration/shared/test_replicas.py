@@ -131,19 +131,3 @@ async def test_replicas_come_and_go_under_load_without_a_failed_call(tmp_path: P
             left = await load.until(lambda seen: seen.total() > CALLS_ENOUGH and len(seen) == 3)
             assert set(left) == {"b", "c", "d"}
         assert load.failed == []
-
-
-@pytest.mark.requirement("O5")
-async def test_a_service_is_ready_while_those_it_calls_are_away(tmp_path: Path) -> None:
-    """Readiness that depended on others would take a whole suite down with one of its parts."""
-    issuer = Issuer()
-    server = read(issuer.issue(tmp_path / "server", "router"))
-    own = read(issuer.issue(tmp_path / "caller", "operator"))
-    async with (
-        open_channel("127.0.0.1:1", server) as away,
-        sample_service(server) as running,
-        open_channel(f"127.0.0.1:{running.port}", own) as channel,
-    ):
-        with pytest.raises(grpc.aio.AioRpcError):
-            await method(away)(StringValue(), timeout=1)
-        assert (await method(channel)(StringValue())).value == "operator"

@@ -25,7 +25,7 @@ from services.shared.server import RunningServer
 from services.shared.status import from_rpc_error
 from services.shared.tls import channel_credentials
 from tests.support.clock import ManualClock
-from tests.support.tls import DAY, HIDDEN, WAIT, Issuer, method, read, sample_service
+from tests.support.tls import DAY, ECHO, HIDDEN, WAIT, Issuer, method, read, sample_service
 
 CALL_SECONDS_MAX = 5.0
 LOADERS = 8
@@ -107,6 +107,34 @@ class TestWhoGetsIn:
         assert counted._value.get() == before + 1
         [line] = [line for line in lines if line["event"] == "access_denied"]
         assert (line["identity"], line["rpc"]) == ("operator", HIDDEN)
+
+    async def test_a_certificate_that_ends_while_its_connection_stands_serves_no_longer(
+        self, issuer: Issuer, server_files: TlsFiles, tmp_path: Path
+    ) -> None:
+        clock = ManualClock(issuer.now)
+        own = read(issuer.issue(tmp_path / "router", "router", lifetime=DAY))
+        counted = DENIALS.labels(rpc=ECHO, reason="certificate_ended")
+        before = counted._value.get()
+        async with (
+            sample_service(read(server_files), clock=clock) as running,
+            open_channel(f"127.0.0.1:{running.port}", own) as channel,
+        ):
+            assert (await method(channel)(StringValue())).value == "router"
+            clock.advance(DAY.total_seconds())
+            with (
+                structlog.testing.capture_logs() as lines,
+                pytest.raises(grpc.aio.AioRpcError) as fault,
+            ):
+                await method(channel)(StringValue())
+        status = from_rpc_error(fault.value)
+        assert (status.code, status.reason) == (
+            grpc.StatusCode.UNAUTHENTICATED,
+            "UNAUTHENTICATED",
+        )
+        assert "issue a new one into the same file" in status.message
+        assert counted._value.get() == before + 1
+        [line] = [line for line in lines if line["event"] == "access_denied"]
+        assert (line["reason"], line["rpc"]) == ("certificate_ended", ECHO)
 
     async def test_a_certificate_that_the_policy_does_not_know_is_told_so(
         self, issuer: Issuer, server_files: TlsFiles, tmp_path: Path
