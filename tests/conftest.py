@@ -10,11 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from deploy.local.postgres import PostgresServer
 from deploy.local.vault import LocalVault
 from tests.support.postgres import Databases, postgres_for_tests
 from tests.support.vault import vault_for_tests
+
+# A busy machine is slow now and then: what an example finds counts, not how long it took.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,12 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 from ownkey.ledger.v1 import account_pb2
+from ownkey.router.v1.router_service_pb2_grpc import RouterServiceStub
 
 from deploy.local.clients import Clients
+from deploy.local.processes import grpc_serving
 from deploy.local.suite import Suite
+from services.shared.channel import open_channel
 from services.shared.identity import call_metadata
 from services.shared.secret import Secret
 from tests.e2e import support
@@ -29,6 +32,25 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
         yield running
         asyncio.run(support.assert_books_hold(running))
         support.assert_logs_hold_no_secret(running)
+
+
+@pytest.fixture(scope="session")
+def second_address(suite: Suite) -> Iterator[str]:
+    """Where the running suite's second router listens; nobody stops it."""
+    process, address = support.another_router(suite)
+    try:
+        process.start()
+        process.wait_ready(grpc_serving(address))
+        yield address
+    finally:
+        process.stop()
+
+
+@pytest_asyncio.fixture
+async def second(second_address: str) -> AsyncIterator[RouterServiceStub]:
+    """Stub to the running suite's second router."""
+    async with open_channel(second_address) as channel:
+        yield RouterServiceStub(channel)
 
 
 @pytest_asyncio.fixture

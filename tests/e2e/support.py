@@ -41,6 +41,8 @@ GRANT_NANO_CREDITS = 1_000 * NANO
 CALL_SECONDS_MAX = 20.0
 """Longer than any call of these tests takes, shorter than a test may."""
 EVENTUALLY_SECONDS = 15.0
+SLOW_SECONDS = 60.0
+"""How long a slow key keeps one waiting, unless `release` lets it go on: longer than any test."""
 PLATFORM = "accounts/platform"
 
 # The plan `standard` of deploy/local/plans.yaml.
@@ -70,6 +72,7 @@ _PREFIXES = {
     "anthropic": "sk-ant-api03-",
     "gemini": "AIza",
     "stability": "sk-",
+    "replicate": "r8_",
 }
 
 QUESTION = "In one sentence: what is a data key?"
@@ -92,7 +95,9 @@ def running_suite(folder: Path, **settings: Any) -> Iterator[Suite]:
     environ = dict(settings.pop("environ", {}))
     environ["router"] = {"BREAKER_FAILURES": "0", **environ.get("router", {})}
     ports = settings.pop("ports", None) or Ports.any_free()
-    with Suite(folder, ports=ports, environ=environ, **settings) as suite:
+    simulator = ("--slow-seconds", str(SLOW_SECONDS))
+    kind = settings.pop("kind", Suite)
+    with kind(folder, ports=ports, environ=environ, simulator=simulator, **settings) as suite:
         asyncio.run(_add_shared_keys(suite))
         yield suite
 
@@ -138,34 +143,44 @@ async def second_router(suite: Suite) -> AsyncIterator[router_service_pb2_grpc.R
 
 @dataclass(frozen=True)
 class Beside:
-    """A router beside the suite's own, and its process."""
+    """A router beside the suite's own, its process and its address."""
 
     process: Process
+    address: str
     router: router_service_pb2_grpc.RouterServiceStub
 
 
-@asynccontextmanager
-async def router_beside(suite: Suite) -> AsyncIterator[Beside]:
-    """A second replica that a test may stop or kill; started from the test's own thread."""
+def another_router(suite: Suite, **settings: str) -> tuple[Process, str]:
+    """
+    A second replica, not started yet, and its address.
+
+    Args:
+        suite: Beside whose router.
+        settings: Of its own, without their prefix.
+    """
     address = f"127.0.0.1:{free_port()}"
     command = suite.process("router").command
-    process = Process(
-        replace(
-            command,
-            name="router-2",
-            environ={
-                **command.environ,
-                "OWNKEY_ROUTER_LISTEN": address,
-                "OWNKEY_ROUTER_HTTP_LISTEN": f"127.0.0.1:{free_port()}",
-            },
-        ),
-        log_folder=suite.state.logs,
-    )
+    environ = {
+        **command.environ,
+        "OWNKEY_ROUTER_LISTEN": address,
+        "OWNKEY_ROUTER_HTTP_LISTEN": f"127.0.0.1:{free_port()}",
+        **{f"OWNKEY_ROUTER_{name}": value for name, value in settings.items()},
+    }
+    name = f"router-{address.rpartition(':')[2]}"
+    return Process(
+        replace(command, name=name, environ=environ), log_folder=suite.state.logs
+    ), address
+
+
+@asynccontextmanager
+async def router_beside(suite: Suite, **settings: str) -> AsyncIterator[Beside]:
+    """A second replica that a test may stop or kill; started from the test's own thread."""
+    process, address = another_router(suite, **settings)
     try:
         process.start()
         await asyncio.to_thread(process.wait_ready, grpc_serving(address))
         async with open_channel(address) as channel:
-            yield Beside(process, router_service_pb2_grpc.RouterServiceStub(channel))
+            yield Beside(process, address, router_service_pb2_grpc.RouterServiceStub(channel))
     finally:
         await asyncio.to_thread(process.stop)
 
@@ -335,17 +350,35 @@ async def check_key(
 async def fault(
     clients: Clients, secret: str, words: str, *, count: int | None = None
 ) -> AsyncIterator[None]:
-    """Have a key fail at its provider, for all requests or the next `count` ones."""
+    """
+    Have a key fail at its provider, for all requests or the next `count` ones.
+
+    At the end the key serves, and what waits for a slow answer goes on.
+    """
+    body = {"fault": words, "count": count}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(_fault_address(clients, secret), json=body) as answer,
+    ):
+        answer.raise_for_status()
+    try:
+        yield
+    finally:
+        await release(clients, secret)
+
+
+async def release(clients: Clients, secret: str) -> None:
+    """Let a key serve, and what waits for its slow answer go on."""
+    async with (
+        aiohttp.ClientSession() as session,
+        session.delete(_fault_address(clients, secret)) as answer,
+    ):
+        answer.raise_for_status()
+
+
+def _fault_address(clients: Clients, secret: str) -> str:
     digest = hashlib.sha256(secret.encode()).hexdigest()
-    address = f"http://{clients.addresses.simulator}/control/keys/{digest}"
-    async with aiohttp.ClientSession() as session:
-        async with session.post(address, json={"fault": words, "count": count}) as answer:
-            answer.raise_for_status()
-        try:
-            yield
-        finally:
-            async with session.delete(address) as answer:
-                answer.raise_for_status()
+    return f"http://{clients.addresses.simulator}/control/keys/{digest}"
 
 
 async def recorded_requests(clients: Clients, secret: str) -> list[dict[str, Any]]:

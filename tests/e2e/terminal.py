@@ -3,10 +3,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +22,8 @@ from tests.e2e.support import SECRETS
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-P", "-m", "client.ownkey_cli")
+_CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+"""Colours and movements, https://www.xfree86.org/current/ctlseqs.html"""
 COMMAND_SECONDS_MAX = 30.0
 """Longer than any command of these tests takes, shorter than a test may."""
 
@@ -82,14 +90,30 @@ class Person:
         done = Done(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
         assert done.code == code, done
         assert "Traceback" not in done.err
+        assert "\x1b" not in done.out + done.err, "what is piped has no colours"
         assert holds_no_secret(done.out + done.err)
         return done
 
-    def start(self, *arguments: str, **settings: Any) -> subprocess.Popen[bytes]:
+    def at_terminal(self, *arguments: str, operator: bool = False) -> Done:
+        """Run a command at a terminal of 80 columns; its output is the text that came there."""
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        terminal = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+        with self.start(*arguments, operator=operator, **terminal) as running:
+            os.close(theirs)
+            shown = read_rest(ours).decode()
+            code = running.wait(timeout=COMMAND_SECONDS_MAX)
+        os.close(ours)
+        assert code == 0, shown
+        assert holds_no_secret(shown)
+        return Done(code, _CONTROLS.sub("", shown), "")
+
+    def start(
+        self, *arguments: str, operator: bool = False, **settings: Any
+    ) -> subprocess.Popen[bytes]:
         """Start a command, to be watched while it runs."""
-        return subprocess.Popen(
-            self.command(*arguments), cwd=self.folder, env=self.environ, **settings
-        )
+        command = self.command(*arguments, operator=operator)
+        return subprocess.Popen(command, cwd=self.folder, env=self.environ, **settings)
 
     def command(self, *arguments: str, operator: bool = False) -> list[str]:
         """The process's arguments."""
@@ -119,3 +143,25 @@ class Person:
 def holds_no_secret(text: str) -> bool:
     """Whether no secret that was sent stands in a text; the text itself is not shown."""
     return not any(secret in text for secret in SECRETS)
+
+
+def read_until(terminal: int, words: bytes) -> bytes:
+    """What stands on a terminal once the words do."""
+    shown, end = b"", time.monotonic() + COMMAND_SECONDS_MAX
+    while words not in shown:
+        assert time.monotonic() < end, shown
+        shown += os.read(terminal, 1024)
+    return shown
+
+
+def read_rest(terminal: int) -> bytes:
+    """What stands on a terminal after that; it ends in an error once nobody writes any more."""
+    shown = b""
+    while True:
+        try:
+            piece = os.read(terminal, 1024)
+        except OSError:
+            return shown
+        if not piece:
+            return shown
+        shown += piece

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +20,13 @@ import pytest
 
 from deploy.local.suite import Suite
 from tests.e2e.support import NANO, clients_of, new_account, new_secret
-from tests.e2e.terminal import COMMAND_SECONDS_MAX, Person, holds_no_secret
+from tests.e2e.terminal import (
+    COMMAND_SECONDS_MAX,
+    Person,
+    holds_no_secret,
+    read_rest,
+    read_until,
+)
 
 pytestmark = pytest.mark.requirement("O4")
 
@@ -158,7 +165,9 @@ class TestGenerate:
     def test_a_failure_tells_what_was_tried_and_when_to_try_again(self, person: Person) -> None:
         add_key(person)
         person.run("mode", "set", "own-key-only")
-        failed = person.run("generate", "hi", "--model", "openai/gpt-4o-mini-fault-429", code=6)
+        # Longer than a request may take, so it is not waited for.
+        model = "openai/gpt-4o-mini-fault-ratelimited-seconds3600"
+        failed = person.run("generate", "hi", "--model", model, code=6)
         assert failed.out == ""
         assert failed.err.startswith("RATE_LIMITED (router) ")
         assert "rate-limited" in failed.err
@@ -293,6 +302,42 @@ class TestCatalogue:
         assert costs == dict(zip(models, ("$0.0174", "$0.0300", "$0.1200"), strict=True))
         assert "credits" in shown
 
+    @pytest.mark.requirement("R6", "O4")
+    def test_an_estimate_is_the_same_to_a_program_and_for_media(self, person: Person) -> None:
+        one = ["estimate", "--model", "openai/gpt-4o-mini", "--output-tokens", "40", "--json"]
+        rows = person.run(*one).document["estimates"]
+        own = {row["provider"]: row for row in rows if row["funding"] == "FUNDING_OWN_KEY"}
+        assert own["openrouter"]["cost_nano_usd"] == "17400000"
+        assert own["openai"]["price"]["price_id"].startswith("openai/gpt-4o-mini@genai-prices-")
+        video = ["--generations", "1", "--video-seconds", "8", "--video-resolution", "1080p"]
+        shown = person.run("estimate", *video, "--model", "google/veo-3.1-fast").out
+        assert "$0.9600" in shown
+
+    @pytest.mark.requirement("R6", "O4")
+    @pytest.mark.parametrize(
+        ("line", "code", "reason"),
+        [
+            ("estimate --model openai/no-such-model", 3, "MODEL_NOT_FOUND"),
+            ("estimate --images 1 --characters 1", 2, "workload.character_count"),
+            ("estimate --images 11", 2, "workload.image_count"),
+        ],
+    )
+    def test_a_wrong_workload_is_told_by_its_field(
+        self, person: Person, line: str, code: int, reason: str
+    ) -> None:
+        assert reason in person.run(*line.split(), code=code).err
+
+    @pytest.mark.requirement("R5", "O4")
+    def test_models_are_listed_with_limits_and_prices(self, person: Person) -> None:
+        listed = {m["model_id"]: m for m in person.run("models", "--json").document["models"]}
+        pro = listed["openai/gpt-5-pro"]
+        assert (pro["context_token_count"], pro["max_output_token_count"]) == ("400000", "272000")
+        assert [offer["provider"] for offer in pro["offers"]] == ["openai"]
+        price = pro["offers"][0]["price"]
+        assert price["output_nano_usd_per_million_tokens"] == "120000000000"
+        only = person.run("models", "--provider", "deepseek", "--json").document["models"]
+        assert {m["model_id"].partition("/")[0] for m in only} == {"deepseek"}
+
     @pytest.mark.requirement("R13")
     def test_explain_tells_who_would_pay_and_why_others_would_not(self, person: Person) -> None:
         add_key(person)
@@ -323,6 +368,13 @@ class TestCare:
         told = person.run("verify", "--only", person.account, "--json", operator=True).lines
         assert told[-1]["done"] is True
         assert told[-1]["verified_account_count"] == "1"
+
+    @pytest.mark.parametrize(("line", "title"), [("verify", "Verifying"), ("rewrap", "Rewrapping")])
+    def test_at_a_terminal_a_bar_shows_how_far_a_long_run_is(
+        self, person: Person, line: str, title: str
+    ) -> None:
+        shown = person.at_terminal(line, operator=True).out
+        assert re.search(rf"{title} .*━.* (\d+)/\1 ", shown), shown
 
     @pytest.mark.requirement("K16", "R10")
     def test_a_shared_key_is_limited_and_the_limit_lifted(self, person: Person) -> None:
@@ -414,30 +466,6 @@ class TestSecrets:
 
 
 class TestScripts:
-    @pytest.mark.parametrize(
-        "line",
-        [
-            "keys list",
-            "settings show",
-            "audit list",
-            "explain",
-            "estimate",
-            "models",
-            "providers",
-            "credits balance",
-            "mode show",
-            "usage",
-            "entries",
-            "plans",
-        ],
-    )
-    def test_with_json_standard_output_is_one_document_and_nothing_else(
-        self, person: Person, line: str
-    ) -> None:
-        done = person.run(*line.split(), "--json")
-        assert isinstance(done.document, dict)
-        assert done.err == ""
-
     @pytest.mark.parametrize("line", ["models", "models --json", "statement export"])
     def test_a_reader_that_leaves_is_no_fault(self, person: Person, line: str) -> None:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -478,25 +506,3 @@ class TestScripts:
             check=True,
         )
         assert json.loads(listed.stdout)["plans"]
-
-
-def read_until(terminal: int, words: bytes) -> bytes:
-    """What stands on a terminal once the words do."""
-    shown, end = b"", time.monotonic() + COMMAND_SECONDS_MAX
-    while words not in shown:
-        assert time.monotonic() < end, shown
-        shown += os.read(terminal, 1024)
-    return shown
-
-
-def read_rest(terminal: int) -> bytes:
-    """What stands on a terminal after that; it ends in an error once nobody writes any more."""
-    shown = b""
-    while True:
-        try:
-            piece = os.read(terminal, 1024)
-        except OSError:
-            return shown
-        if not piece:
-            return shown
-        shown += piece

@@ -10,7 +10,7 @@ for anyone.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import grpc
 import pytest
@@ -28,8 +28,7 @@ CONSENTS = ("NEVER", "RATE_LIMIT", "KEY_FAILURE", "ANY")
 """From the narrowest to the widest; each includes those before."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trouble:
+class Trouble(NamedTuple):
     """
     An own key failing in the request.
 
@@ -52,101 +51,39 @@ class Trouble:
     provider: str = "openai"
 
 
+NO_MONEY = ("nocredit", "KEY_FAILURE", "INSUFFICIENT_CREDIT")
+DOWN = ("PROVIDER_DOWN", "try again")
 IN_THE_REQUEST = {
     "429": Trouble(
-        fault="ratelimited-seconds60",
-        needs="RATE_LIMIT",
-        outcome="RATE_LIMITED",
-        http_status=429,
-        reason="RATE_LIMITED",
-        remedy="wait",
+        "ratelimited-seconds60", "RATE_LIMIT", "RATE_LIMITED", 429, "RATE_LIMITED", "wait"
     ),
-    "401": Trouble(
-        fault="revoked",
-        needs="KEY_FAILURE",
-        outcome="INVALID_KEY",
-        http_status=401,
-        reason="KEY_INVALID",
-        remedy="replace",
-    ),
-    "402": Trouble(
-        fault="nocredit",
-        needs="KEY_FAILURE",
-        outcome="INSUFFICIENT_CREDIT",
-        http_status=402,
-        reason="KEY_NO_CREDIT",
-        remedy="top up",
-        provider="openrouter",
-    ),
-    "no credit told as 429": Trouble(
-        fault="nocredit",
-        needs="KEY_FAILURE",
-        outcome="INSUFFICIENT_CREDIT",
-        http_status=429,
-        reason="KEY_NO_CREDIT",
-        remedy="top up",
-    ),
+    "401": Trouble("revoked", "KEY_FAILURE", "INVALID_KEY", 401, "KEY_INVALID", "replace"),
+    "402": Trouble(*NO_MONEY, 402, "KEY_NO_CREDIT", "top up", "openrouter"),
+    "no credit told as 429": Trouble(*NO_MONEY, 429, "KEY_NO_CREDIT", "top up"),
     "403": Trouble(
-        fault="forbidden",
-        needs="KEY_FAILURE",
-        outcome="PERMISSION_DENIED",
-        http_status=403,
-        reason="KEY_FORBIDDEN",
-        remedy="permission",
+        "forbidden", "KEY_FAILURE", "PERMISSION_DENIED", 403, "KEY_FORBIDDEN", "permission"
     ),
-    "500": Trouble(
-        fault="error500",
-        needs="ANY",
-        outcome="SERVER_ERROR",
-        http_status=500,
-        reason="PROVIDER_DOWN",
-        remedy="try again",
-    ),
-    "503": Trouble(
-        fault="overloaded",
-        needs="ANY",
-        outcome="OVERLOADED",
-        http_status=503,
-        reason="PROVIDER_DOWN",
-        remedy="try again",
-    ),
-    "529": Trouble(
-        fault="overloaded",
-        needs="ANY",
-        outcome="OVERLOADED",
-        http_status=529,
-        reason="PROVIDER_DOWN",
-        remedy="try again",
-        provider="anthropic",
-    ),
-    "connection reset": Trouble(
-        fault="down",
-        needs="ANY",
-        outcome="NETWORK",
-        http_status=0,
-        reason="PROVIDER_DOWN",
-        remedy="try again",
-    ),
+    "500": Trouble("error500", "ANY", "SERVER_ERROR", 500, *DOWN),
+    "503": Trouble("overloaded", "ANY", "OVERLOADED", 503, *DOWN),
+    "529": Trouble("overloaded", "ANY", "OVERLOADED", 529, *DOWN, "anthropic"),
+    "connection reset": Trouble("down", "ANY", "NETWORK", 0, *DOWN),
 }
-STREAMED = ("429", "401", "500", "connection reset")
-"""The troubles that are also tried on streams: one of each consent, and one without any answer."""
+FOR_EVERY = ("429", "401", "500")
+"""One trouble for each consent that is needed: these are tried with every consent there is."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownState:
+class KnownState(NamedTuple):
     """
     What is known of the own key before the request.
 
     Args:
         arrange: Stores a key in it; takes `always_use`.
-        state: What a refusal calls it.
         health: What the keyvault shows.
         needs: The narrowest consent that covers it.
         remedy: A word of the sentence that says what to do.
     """
 
     arrange: Callable[[Clients, str, bool], Awaitable[StoredKey]]
-    state: str
     health: key_pb2.HealthState.ValueType
     needs: str
     remedy: str
@@ -170,28 +107,13 @@ async def _rejected(clients: Clients, account: str, always_use: bool) -> StoredK
 
 
 KNOWN_BEFORE = {
-    "COOLING": KnownState(
-        arrange=_cooling,
-        state="COOLING",
-        health=key_pb2.HEALTH_STATE_COOLING,
-        needs="RATE_LIMIT",
-        remedy="wait",
-    ),
-    "REJECTED": KnownState(
-        arrange=_rejected,
-        state="REJECTED",
-        health=key_pb2.HEALTH_STATE_REJECTED,
-        needs="KEY_FAILURE",
-        remedy="replace",
-    ),
+    "COOLING": KnownState(_cooling, key_pb2.HEALTH_STATE_COOLING, "RATE_LIMIT", "wait"),
+    "REJECTED": KnownState(_rejected, key_pb2.HEALTH_STATE_REJECTED, "KEY_FAILURE", "replace"),
     "NO_CREDIT": KnownState(
-        arrange=_out_of_money,
-        state="NO_CREDIT",
-        health=key_pb2.HEALTH_STATE_NO_CREDIT,
-        needs="KEY_FAILURE",
-        remedy="top it up",
+        _out_of_money, key_pb2.HEALTH_STATE_NO_CREDIT, "KEY_FAILURE", "top it up"
     ),
 }
+"""By what a refusal calls it."""
 
 
 async def _disabled(clients: Clients, account: str, always_use: bool) -> None:
@@ -219,6 +141,13 @@ def covers(consent: str, needs: str, *, always_use: bool) -> bool:
     return not always_use and CONSENTS.index(consent) >= CONSENTS.index(needs)
 
 
+async def receipt_of(clients: Clients, account: str, *, streamed: bool) -> attempt_pb2.Receipt:
+    """Generate, whole or streamed."""
+    if streamed:
+        return (await support.stream(clients, account)).receipt
+    return (await support.generate(clients, account)).receipt
+
+
 def assert_failed_on(attempts: list[attempt_pb2.Attempt], trouble: Trouble, key: StoredKey) -> None:
     assert attempts
     for attempt in attempts:
@@ -242,19 +171,35 @@ def assert_told(status: RichStatus, trouble: Trouble, key: StoredKey, *, always_
     assert_failed_on(support.attempts_of(status), trouble, key)
 
 
-every_consent = pytest.mark.parametrize("consent", CONSENTS)
-with_and_without_always_use = pytest.mark.parametrize(
-    "always_use", [False, True], ids=["", "always_use"]
-)
+Case = tuple[str, str, bool]
+"""A trouble, a consent, and whether the key is always to be used."""
+
+
+def every(*names: str) -> list[Case]:
+    """Every consent, with and without `always_use`."""
+    return [(n, consent, always) for n in names for consent in CONSENTS for always in (False, True)]
+
+
+def around(*names: str) -> list[Case]:
+    """The narrowest consent that covers a trouble, and the one before it."""
+    found: list[Case] = []
+    for name in names:
+        trouble = IN_THE_REQUEST.get(name) or KNOWN_BEFORE[name]
+        at = CONSENTS.index(trouble.needs)
+        found += [(name, consent, False) for consent in CONSENTS[at - 1 : at + 1]]
+    return found
+
+
+def cases(found: list[Case]) -> pytest.MarkDecorator:
+    """A test of each."""
+    return pytest.mark.parametrize(("name", "consent", "always_use"), found)
 
 
 @pytest.mark.requirement("R9", "R11", "R12", "L13")
-@every_consent
-@with_and_without_always_use
 class TestKeyFailsInTheRequest:
     """A key that was ready fails while it serves."""
 
-    @pytest.mark.parametrize("name", IN_THE_REQUEST)
+    @cases(every(*FOR_EVERY) + around(*(n for n in IN_THE_REQUEST if n not in FOR_EVERY)))
     async def test_whole(self, clients: Clients, name: str, consent: str, always_use: bool) -> None:
         trouble = IN_THE_REQUEST[name]
         model = support.MODELS[trouble.provider]
@@ -273,7 +218,7 @@ class TestKeyFailsInTheRequest:
                 assert_told(status, trouble, key, always_use=always_use)
                 await support.assert_untouched(clients, account)
 
-    @pytest.mark.parametrize("name", STREAMED)
+    @cases(every(*FOR_EVERY) + around("connection reset"))
     async def test_streamed(
         self, clients: Clients, name: str, consent: str, always_use: bool
     ) -> None:
@@ -299,15 +244,21 @@ class TestKeyFailsInTheRequest:
 
 
 @pytest.mark.requirement("R9", "K14", "L13")
-@every_consent
-@with_and_without_always_use
-@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
-@pytest.mark.parametrize("name", KNOWN_BEFORE)
 class TestTroubleIsKnownBefore:
     """A key that is known not to serve is still a reason to ask for consent; it is not called."""
 
-    async def test_it_is_a_fallback_like_any_other(
-        self, clients: Clients, name: str, consent: str, always_use: bool, streamed: bool
+    @cases(every(*KNOWN_BEFORE))
+    async def test_whole(self, clients: Clients, name: str, consent: str, always_use: bool) -> None:
+        await self._is_a_fallback(clients, name, consent, always_use, streamed=False)
+
+    @cases(around(*KNOWN_BEFORE))
+    async def test_streamed(
+        self, clients: Clients, name: str, consent: str, always_use: bool
+    ) -> None:
+        await self._is_a_fallback(clients, name, consent, always_use, streamed=True)
+
+    async def _is_a_fallback(
+        self, clients: Clients, name: str, consent: str, always_use: bool, *, streamed: bool
     ) -> None:
         known = KNOWN_BEFORE[name]
         account = await new_account(clients, consent)
@@ -316,10 +267,7 @@ class TestTroubleIsKnownBefore:
         assert stored.health[0].state == known.health
         before = await support.recorded_requests(clients, key.secret)
         if covers(consent, known.needs, always_use=always_use):
-            if streamed:
-                receipt = (await support.stream(clients, account)).receipt
-            else:
-                receipt = (await support.generate(clients, account)).receipt
+            receipt = await receipt_of(clients, account, streamed=streamed)
             assert len(receipt.attempts) == 1
             await assert_fell_back(clients, account, receipt, model=support.MODELS["openai"])
         else:
@@ -332,7 +280,7 @@ class TestTroubleIsKnownBefore:
                 grpc.StatusCode.FAILED_PRECONDITION,
                 "FALLBACK_NOT_ALLOWED",
             )
-            assert status.metadata["own_key_state"] == known.state
+            assert status.metadata["own_key_state"] == name
             assert status.metadata["fallback_consent"] == consent
             assert status.metadata["always_use"] == str(always_use).lower()
             assert known.remedy in status.message
@@ -343,22 +291,17 @@ class TestTroubleIsKnownBefore:
 
 
 @pytest.mark.requirement("R9", "K6", "L13")
-@every_consent
-@with_and_without_always_use
-@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
-@pytest.mark.parametrize("name", NO_MATCHING_KEY)
 class TestNoKeyMatches:
     """Where no enabled key matches, nothing falls back: credits pay as for anyone."""
 
+    @cases(every(*NO_MATCHING_KEY))
     async def test_credits_pay_whatever_the_consent(
-        self, clients: Clients, name: str, consent: str, always_use: bool, streamed: bool
+        self, clients: Clients, name: str, consent: str, always_use: bool
     ) -> None:
         account = await new_account(clients, consent)
         await NO_MATCHING_KEY[name](clients, account, always_use)
-        if streamed:
-            receipt = (await support.stream(clients, account)).receipt
-        else:
-            receipt = (await support.generate(clients, account)).receipt
+        # The narrowest consent is where a fallback would show: it is tried on a stream.
+        receipt = await receipt_of(clients, account, streamed=consent == "NEVER")
         charge = support.credit_price(support.predicted_cost(receipt.price, "openai"))
         assert (receipt.payer, receipt.fallback) == (CREDITS, False)
         assert receipt.charged_nano_credits == charge

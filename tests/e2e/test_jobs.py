@@ -209,7 +209,8 @@ class TestCommand:
             *("jobs", "start", "google/veo-3.1", PROMPT, "--length", "4", "--json")
         ).document
         job = begun["job"]["name"].rpartition("/")[2]
-        waited = person.run("jobs", "wait", job)
+        waited = person.at_terminal("jobs", "wait", job)
+        assert "Working" in waited.out
         assert "succeeded" in waited.out
         assert "$1.60" in waited.out
         assert job in person.run("jobs", "list").out

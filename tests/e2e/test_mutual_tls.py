@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import ssl
 from collections.abc import Iterator
 from dataclasses import replace
@@ -137,6 +138,12 @@ async def test_an_identity_reaches_only_the_accounts_of_its_rule(
                 request = grant_pb2.GetBalanceRequest(account=account)
                 assert await refused(stub.GetBalance(request)) == expected
             assert await refused(stub.ListPlans(plan_pb2.ListPlansRequest())) == denied
+        reasons = [
+            line["reason"]
+            for line in map(json.loads, json_lines(process))
+            if line["event"] == "access_denied"
+        ]
+        assert reasons == 3 * ["account_not_allowed"] + ["rpc_not_allowed"]
     finally:
         process.stop()
 
@@ -340,6 +347,11 @@ def ledger_beside(suite: Suite, folder: Path, settings: dict[str, str | None]) -
             if value is not None:
                 environ[one] = value
     return Process(replace(command, environ=environ), log_folder=folder)
+
+
+def json_lines(process: Process) -> list[str]:
+    """What a process itself logged; what gRPC wrote between is no JSON."""
+    return [line for line in process.log.read_text().splitlines() if line.startswith("{")]
 
 
 def start_fails(suite: Suite, folder: Path, settings: dict[str, str | None]) -> str:

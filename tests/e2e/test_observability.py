@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -30,8 +31,11 @@ from tests.e2e.support import (
     running_suite,
 )
 from tests.support.collector import Collector, TakenSpan, collecting
+from tests.support.metrics_reference import LABELS
 
 CANARY = f"canary{secrets.token_hex(12)}"
+ID = re.compile(r"(accounts|keys|jobs|requests)/|[0-9a-f]{8}-?[0-9a-f]{4}|@")
+"""Resource names, UUIDs, hexadecimal ids of our own making, addresses of people."""
 SERVER, CLIENT = 2, 3
 """Kinds of spans, as OTLP numbers them."""
 
@@ -267,6 +271,23 @@ class TestMetrics:
                 assert secret not in text
             assert suite.operator_token not in text
 
+    async def test_every_label_is_listed_and_none_has_an_id_for_a_value(
+        self, suite: Suite, clients: Clients
+    ) -> None:
+        """Accounts, keys, requests and traces are as many as customers make: no label names one."""
+        account = await new_account(clients, mode=account_pb2.BILLING_MODE_OWN_KEY_FIRST)
+        await add_key(clients, account)
+        await generated(clients, account, new_trace()[1])
+        for service in STORED_IN:
+            labels = {
+                label
+                for (name, found) in samples(await metrics_of(suite, service))
+                if name.startswith("ownkey_")
+                for label in found
+            }
+            assert {name for name, _ in labels} <= {*LABELS, "le"}
+            assert [value for _, value in labels if ID.search(value)] == []
+
 
 class TestLines:
     async def test_each_call_has_one_line_with_its_trace(
@@ -284,3 +305,31 @@ class TestLines:
         assert line["rpc"].endswith("RouterService/GenerateText")
         assert line["duration_ms"] > 0
         assert CANARY not in json.dumps(line)
+
+    async def test_each_call_between_the_services_has_one_line_in_the_same_trace(
+        self, suite: Suite, clients: Clients, collector: Collector
+    ) -> None:
+        account = await new_account(clients, mode=account_pb2.BILLING_MODE_OWN_KEY_FIRST)
+        await add_key(clients, account)
+        trace_id, header = new_trace()
+        await generated(clients, account, header)
+        calls = (
+            ("router", "GenerateText"),
+            ("keyvault", "ResolveKeys"),
+            ("ledger", "BatchAuthorize"),
+            ("ledger", "BatchSettle"),
+        )
+        # A call's line is written before its span ends.
+        collector.wait(
+            lambda found: all(call_of(found, *call) is not None for call in calls),
+            trace_id=trace_id,
+        )
+        for service, rpc in calls:
+            lines = [
+                line
+                for line in lines_of(suite, service)
+                if line.get("trace_id") == trace_id and line["rpc"].endswith(f"/{rpc}")
+            ]
+            assert len(lines) == 1, (rpc, lines)
+            assert lines[0]["code"] == "OK"
+            assert lines[0]["identity"] == ("anonymous" if service == "router" else "router")

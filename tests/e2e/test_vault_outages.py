@@ -132,8 +132,7 @@ class TestVaultOutage:
             assert (await generate(clients, account)).receipt.payer == OWN_KEY
             outage.begin()
             try:
-                await self._reads_live_on(suite, clients, account, key)
-                assert time.monotonic() < opened + CACHE_SECONDS, "too slow to prove anything"
+                await self._reads_live_on(suite, clients, account, key, opened + CACHE_SECONDS)
                 await self._writes_stop(clients, account, key, outage)
                 await self._told(clients, available=False)
                 await self._nothing_is_read_as_no_key(suite, clients, account, key, outage)
@@ -142,10 +141,18 @@ class TestVaultOutage:
             await self._back(suite, clients, account, key)
 
     @staticmethod
-    async def _reads_live_on(suite: Suite, clients: Clients, account: str, key: StoredKey) -> None:
-        assert (await resolved(suite, clients, account)).secret == key.secret
-        answer = await generate(clients, account)
-        assert answer.receipt.payer == OWN_KEY
+    async def _reads_live_on(
+        suite: Suite, clients: Clients, account: str, key: StoredKey, until: float
+    ) -> None:
+        """What was opened serves for as long as the age limit lets it for sure."""
+        found = await resolved(suite, clients, account)
+        assert found.secret == key.secret or time.monotonic() >= until
+        try:
+            answer = await generate(clients, account)
+        except grpc.aio.AioRpcError:
+            assert time.monotonic() >= until
+        else:
+            assert answer.receipt.payer == OWN_KEY
         assert [found.name for found in await list_keys(clients, account)] == [key.name]
 
     @staticmethod
@@ -176,7 +183,7 @@ class TestVaultOutage:
         async def forgotten() -> bool:
             return (await resolved(suite, clients, account)).secret != key.secret
 
-        await eventually(forgotten, seconds=CACHE_SECONDS + 5.0)
+        await eventually(forgotten, seconds=CACHE_SECONDS + BACK_SECONDS_MAX)
         found = await resolved(suite, clients, account)
         assert (found.secret, found.unavailable_cause) == ("", outage.cause)
         # A change makes the router forget its copy, and it cannot get another.
@@ -195,7 +202,7 @@ class TestVaultOutage:
                 return True
             return False
 
-        await eventually(refuses, seconds=2.0)
+        await eventually(refuses)
         sent = len(await recorded_requests(clients, key.secret))
         status = await refused(generate(clients, account))
         assert (status.code, status.reason) == (UNAVAILABLE, "OWN_KEYS_UNKNOWN")

@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from services.shared.config import ConfigError
-from services.shared.errors import UnauthenticatedError
+from services.shared.errors import CertificateEndedError, UnauthenticatedError
 from services.shared.identity import ANONYMOUS, Caller, Identities
 from services.shared.policy import Policy
+from tests.support.clock import EPOCH
 
 TOKEN = "token-of-router-0123456789"
 POLICY = Policy(
@@ -50,7 +52,7 @@ class TestIdentify:
     def test_a_certificate_decides_then_a_token(
         self, identities: Identities, caller: Caller, expected: str
     ) -> None:
-        assert identities.identify(caller) == expected
+        assert identities.identify(caller, now=EPOCH) == expected
 
     @pytest.mark.parametrize(
         ("caller", "told"),
@@ -72,12 +74,23 @@ class TestIdentify:
         self, identities: Identities, caller: Caller, told: str
     ) -> None:
         with pytest.raises(UnauthenticatedError, match=told) as fault:
-            identities.identify(caller)
+            identities.identify(caller, now=EPOCH)
         assert "made-up" not in str(fault.value)
+
+    @pytest.mark.parametrize("names", [("spiffe://ownkey.internal/router",), ()])
+    def test_a_certificate_serves_until_its_end_and_not_at_it(
+        self, identities: Identities, names: tuple[str, ...]
+    ) -> None:
+        """A token beside it does not make it good again."""
+        end = EPOCH + timedelta(seconds=1)
+        caller = Caller(encrypted=True, names=names, token=TOKEN, certificate_end=end)
+        assert identities.identify(caller, now=EPOCH) == "router"
+        with pytest.raises(CertificateEndedError, match="ended at 2026-01-01 00:00:01 UTC"):
+            identities.identify(caller, now=end)
 
     def test_without_a_folder_no_token_is_anybodys(self) -> None:
         with pytest.raises(UnauthenticatedError):
-            Identities(POLICY, tokens_dir=None).identify(Caller(token=TOKEN))
+            Identities(POLICY, tokens_dir=None).identify(Caller(token=TOKEN), now=EPOCH)
 
     def test_a_missing_token_file_stops_the_start(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="cannot be read"):

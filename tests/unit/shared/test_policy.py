@@ -30,6 +30,7 @@ BALANCE, PLANS, VERIFY = (
 IDENTITIES = 'identities:\n  acme:\n    certificates: ["spiffe://ownkey.internal/acme"]\n'
 
 FOR_ACME = "identities: [acme]"
+MAY_READ = f"identities: [acme], rpcs: [{BALANCE}]"
 
 
 def written(folder: Path, text: str) -> Path:
@@ -220,6 +221,22 @@ class TestFile:
             (
                 f"{IDENTITIES}rules: [&one {{identities: [acme], rpcs: [{BALANCE}]}}, *one]\n",
                 f"acme is allowed {BALANCE} twice",
+            ),
+            (
+                f"{IDENTITIES}rules: [{{{MAY_READ}}}, {{{MAY_READ}, accounts: [accounts/acme]}}]",
+                f"acme is allowed {BALANCE} twice",
+            ),
+            (
+                f"{IDENTITIES}rules: [{{{FOR_ACME}, rpcs: ['{LEDGER.full_name}/*', {BALANCE}]}}]",
+                f"acme is allowed {BALANCE} twice",
+            ),
+            (
+                f"{IDENTITIES}rules: [{{{MAY_READ}, accounts: [accounts/a-*, accounts/a-1]}}]",
+                "'accounts/a-1' lies within 'accounts/a-*'",
+            ),
+            (
+                f"{IDENTITIES}rules: [{{{MAY_READ}, accounts: ['accounts/*', accounts/a-*]}}]",
+                "'accounts/a-*' lies within 'accounts/*'",
             ),
             (
                 f"{IDENTITIES}rules: [{{{FOR_ACME}, rpcs: [{PLANS}], accounts: [accounts/a]}}]",
