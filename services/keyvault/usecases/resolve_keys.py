@@ -16,9 +16,14 @@ from services.keyvault.domain.audit import AuditAction, AuditEntry
 from services.keyvault.domain.envelope import Binding
 from services.keyvault.domain.health import WHOLE_KEY, Health, HealthState
 from services.keyvault.domain.keys import Key, Settings
-from services.keyvault.errors import KekCause, KekUnavailableError
+from services.keyvault.errors import KekCause, KekUnavailableError, RecordRefusedError
 from services.keyvault.usecases.idempotency import Caller
-from services.keyvault.usecases.ports import AccountSnapshot, FeedPosition, StoredSecret
+from services.keyvault.usecases.ports import (
+    AccountSnapshot,
+    FeedPosition,
+    Snapshot,
+    StoredSecret,
+)
 from services.keyvault.usecases.read_keys import effective
 from services.keyvault.usecases.releases import Releases
 from services.keyvault.usecases.shared_reads import SharedReads
@@ -72,14 +77,22 @@ class ResolveKeys:
             StoreUnavailableError: If the release could not be recorded.
             OverloadedError: If too much waits already.
         """
-        snapshot = await self._reads.snapshot(accounts)
-        stored = [item for found in snapshot.accounts for item in _to_release(found)]
-        bindings = [item.binding for item in stored]
-        opened = dict(zip(bindings, await self._box.open_each(stored), strict=True))
-        released = [binding for binding in bindings if isinstance(opened[binding], Secret)]
+        snapshot, opened = await self._opened(accounts)
+        if any(isinstance(result, RecordRefusedError) for result in opened.values()):
+            # Since it was read, a record may have been wrapped anew, and the version that wrapped
+            # it retired: what is damaged is so the second time, too.
+            snapshot, opened = await self._opened(accounts)
+        released = [whose for whose, result in opened.items() if isinstance(result, Secret)]
         await self._releases.record([_release(caller, binding) for binding in released])
         resolved = [_resolved(found, opened) for found in snapshot.accounts]
         return resolved, snapshot.position
+
+    async def _opened(self, accounts: Sequence[str]) -> tuple[Snapshot, dict[Binding, Opened]]:
+        snapshot = await self._reads.snapshot(accounts)
+        stored = [item for found in snapshot.accounts for item in _to_release(found)]
+        results = await self._box.open_each(stored)
+        bindings = [item.binding for item in stored]
+        return snapshot, dict(zip(bindings, results, strict=True))
 
 
 def _to_release(found: AccountSnapshot) -> Iterator[StoredSecret]:
