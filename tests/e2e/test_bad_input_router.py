@@ -98,6 +98,12 @@ ROUTER_CASES = [
     case("message_too_large", INVALID, lambda s: ask_unbounded(s, text="x" * 33 * MEBIBYTE)),
     case("image_without_type", INVALID, messages(image(data=b"\x89PNG"))),
     case("image_of_wrong_type", INVALID, messages(image(data=b"BM", media_type="image/bmp"))),
+    case(
+        "image_of_another_type_than_said",
+        INVALID,
+        messages(image(data=b"\xff\xd8\xff\xe0JFIF", media_type="image/png")),
+    ),
+    case("image_of_no_known_bytes", INVALID, messages(image(data=b"x", media_type="image/png"))),
     case("image_over_http", INVALID, messages(image(url="http://example.org/i.png"))),
     case(
         "image_too_large",

@@ -14,7 +14,6 @@ from ownkey.router.v1 import media_pb2 as pb
 
 from services.router.domain.catalogue import Capability
 from services.router.domain.media import MediaChunk
-from services.router.domain.media_types import HEAD_BYTES, image_type
 from services.router.domain.media_work import ImageInput, SpeechInput
 from services.router.domain.request import Request
 from services.router.domain.text import ImagePart
@@ -225,12 +224,6 @@ def _images(message: pb.GenerateImageRequest) -> tuple[ImagePart, ...]:
         part = image(given, field)
         if not isinstance(part, ImagePart):
             raise InvalidArgumentError.of(f"{field}.url", "is not taken here: send the bytes")
-        found = image_type(part.data[:HEAD_BYTES])
-        if found != part.media_type:
-            raise InvalidArgumentError.of(
-                f"{field}.media_type",
-                f"says {part.media_type}, but the bytes are {found or 'no image that is known'}",
-            )
         parts.append(part)
     size = sum(len(part.data) for part in parts)
     if size > IMAGES_BYTES_MAX:

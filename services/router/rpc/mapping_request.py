@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from ownkey.router.v1 import text_pb2 as pb
 
+from services.router.domain.media_types import HEAD_BYTES, image_type
 from services.router.domain.request import Preferences, Sort, Source
 from services.router.domain.text import ImagePart, ImageURLPart
 from services.router.usecases.ports import PLATFORM
@@ -113,6 +114,12 @@ def image(message: pb.Image, field: str) -> ImagePart | ImageURLPart:
     if message.media_type not in _IMAGE_TYPES:
         raise InvalidArgumentError.of(
             f"{field}.media_type", f"must be one of {', '.join(sorted(_IMAGE_TYPES))}"
+        )
+    found = image_type(message.data[:HEAD_BYTES])
+    if found != message.media_type:
+        raise InvalidArgumentError.of(
+            f"{field}.media_type",
+            f"says {message.media_type}, but the bytes are {found or 'no image that is known'}",
         )
     return ImagePart(message.media_type, message.data)
 

@@ -491,6 +491,10 @@ BAD_INPUT: list[tuple[dict[str, Any], str]] = [
     ),
     ({"video": video(4, aspect_ratio="wide")}, "video.aspect_ratio"),
     ({"video": video(4, image=text_pb2.Image(url="https://a.example/x"))}, "video.image.url"),
+    (
+        {"video": video(4, image=text_pb2.Image(data=b"GIF89a", media_type="image/png"))},
+        "video.image.media_type",
+    ),
 ]
 
 
