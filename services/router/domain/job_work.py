@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import msgspec
 
@@ -72,8 +72,16 @@ class _JobWork:
         """
         if offer.price is None:
             return offer
-        price = offer.price.for_video(self.resolution, silent=self.silent)
+        asked = self.at(offer)
+        price = offer.price.for_video(asked.resolution, silent=asked.silent)
         return dataclasses.replace(offer, price=price and price.for_image("", ""))
+
+    def at(self, offer: Offer) -> Self:
+        """
+        Give the work as the offer's provider reads it.
+        """
+        del offer
+        return self
 
     @property
     def resolution(self) -> str:
@@ -96,7 +104,7 @@ class _JobWork:
         del catalogue
         if offer.price is None:
             return None
-        return cost_nano_usd(offer.price, self.usage_estimate(0))
+        return cost_nano_usd(offer.price, self.at(offer).usage_estimate(0))
 
     def usage_estimate(self, content_bytes: int, call: Call | None = None) -> Usage:
         """
@@ -159,9 +167,14 @@ class VideoInput(_JobWork):
 class NativeInput(_JobWork):
     """
     The provider's own input, JSON text of an object.
+
+    It is priced by the fields that its provider reads, where it reads them, and by no others: a
+    provider passes over what it does not know.
     """
 
     input_json: bytes = field(repr=False)
+    provider: str = ""
+    """Who reads it; empty until an offer is known."""
     default_length_seconds: int = 0
     makes_images: bool = False
     machine_seconds_max: int = 0
@@ -177,30 +190,52 @@ class NativeInput(_JobWork):
         Address the work to an offer.
         """
         del catalogue, stream
-        return JobCall(model=offer.provider_model, input=self)
+        return JobCall(model=offer.provider_model, input=self.at(offer))
+
+    def at(self, offer: Offer) -> NativeInput:
+        """
+        Give the input as the offer's provider reads it.
+        """
+        return dataclasses.replace(self, provider=offer.provider)
 
     @property
     def resolution(self) -> str:
         """
         Give the resolution asked for; empty for the default.
         """
-        found = _find(self.input_json, "resolution")
+        found = self._fields.get("resolution")
         return found.lower() if isinstance(found, str) else ""
 
     @property
     def silent(self) -> bool:
         """
-        Tell whether the video is to have no sound, in Google's word for it or Replicate's.
+        Tell whether the video is to have no sound.
         """
-        return any(_find(self.input_json, name) is False for name in _SOUND)
+        return self._fields.get(self._words.sound) is False
+
+    @property
+    def _words(self) -> _Words:
+        return _GOOGLE if self.provider in _GOOGLES else _REPLICATE
+
+    @property
+    def _fields(self) -> dict[str, Any]:
+        """
+        Give the fields that decide the price, from where the provider reads them.
+        """
+        fields = msgspec.json.decode(self.input_json)
+        if self._words.inside:
+            fields = fields.get(self._words.inside)
+        return fields if isinstance(fields, dict) else {}
 
     def usage_estimate(self, content_bytes: int, call: Call | None = None) -> Usage:
         """
         Give what the whole job uses, by the names that models of its kinds share.
         """
-        del content_bytes, call
-        length = _number(self.input_json, _LENGTHS, self.default_length_seconds)
-        count = max(1, _number(self.input_json, _COUNTS, 1))
+        del content_bytes
+        if call is not None and isinstance(call, JobCall) and call.input is not self:
+            return call.input.usage_estimate(0)
+        length = _number(self._fields, self._words.length, self.default_length_seconds)
+        count = max(1, _number(self._fields, self._words.number, 1))
         return Usage(
             input_tokens=0,
             output_tokens=0,
@@ -221,27 +256,29 @@ class NativeInput(_JobWork):
         )
 
 
-_LENGTHS = ("durationSeconds", "duration", "duration_seconds")
-_SOUND = ("generateAudio", "generate_audio")
-_COUNTS = ("sampleCount", "num_outputs", "number_of_images")
+class _Words(NamedTuple):
+    """
+    What a provider calls the fields that decide the price of a job.
+    """
+
+    inside: str
+    """The object they are in; empty for the top."""
+    length: str
+    sound: str
+    number: str
 
 
-def _number(input_json: bytes, names: tuple[str, ...], default: int) -> int:
-    for name in names:
-        found = _find(input_json, name)
-        if isinstance(found, str) and found.isdecimal():
-            return int(found)
-        if isinstance(found, int | float) and not isinstance(found, bool) and found >= 0:
-            return int(-(-found // 1))
+_GOOGLES = frozenset({"gemini", "google-vertex"})
+_GOOGLE = _Words("parameters", "durationSeconds", "generateAudio", "sampleCount")
+"""https://docs.cloud.google.com/vertex-ai/generative-ai/docs/model-reference/veo-video-generation"""
+_REPLICATE = _Words("", "duration", "generate_audio", "num_outputs")
+"""https://replicate.com/google/veo-3.1/api/schema"""
+
+
+def _number(fields: dict[str, Any], name: str, default: int) -> int:
+    found = fields.get(name)
+    if isinstance(found, str) and found.isdecimal():
+        return int(found)
+    if isinstance(found, int | float) and not isinstance(found, bool) and found >= 0:
+        return int(-(-found // 1))
     return default
-
-
-def _find(input_json: bytes, name: str) -> Any:
-    """
-    Give a field of an input, at its top or among Google's `parameters`.
-    """
-    fields = msgspec.json.decode(input_json)
-    if name in fields:
-        return fields[name]
-    inner = fields.get("parameters")
-    return inner.get(name) if isinstance(inner, dict) else None

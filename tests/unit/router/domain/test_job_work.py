@@ -41,9 +41,11 @@ def native(**fields: Any) -> NativeInput:
     return NativeInput(input_json=json.dumps(fields).encode())
 
 
-def cost(work: VideoInput | NativeInput, price: Price | None) -> int | None:
+def cost(
+    work: VideoInput | NativeInput, price: Price | None, *, provider: str = "replicate"
+) -> int | None:
     """The most that a job could cost at a price."""
-    offer = work.priced(Offer("replicate", "vendor/model", "m", price))
+    offer = work.priced(Offer(provider, "vendor/model", "m", price))
     return work.worst_case_nano_usd(offer, CATALOGUE)
 
 
@@ -57,27 +59,35 @@ def test_a_video_costs_its_seconds_and_without_a_length_the_models_default() -> 
 
 
 @pytest.mark.parametrize(
-    ("fields", "wanted"),
+    ("provider", "fields", "wanted"),
     [
-        ({}, 8 * 400),
-        ({"duration": 6}, 6 * 400),
-        ({"duration": "6"}, 6 * 400),
-        ({"duration": 5.5}, 6 * 400),
-        ({"duration": True}, 8 * 400),
-        ({"parameters": {"durationSeconds": 4, "sampleCount": 2}}, 2 * 4 * 400),
-        ({"resolution": "4K"}, 8 * 600),
-        ({"parameters": {"resolution": "8k"}}, None),
-        ({"generate_audio": False}, 8 * 200),
-        ({"parameters": {"generateAudio": False}}, 8 * 200),
-        ({"generate_audio": True}, 8 * 400),
-        ({"generate_audio": False, "resolution": "4k"}, None),
+        ("replicate", {}, 8 * 400),
+        ("replicate", {"duration": 6}, 6 * 400),
+        ("replicate", {"duration": "6"}, 6 * 400),
+        ("replicate", {"duration": 5.5}, 6 * 400),
+        ("replicate", {"duration": True}, 8 * 400),
+        ("gemini", {"parameters": {"durationSeconds": 4, "sampleCount": 2}}, 2 * 4 * 400),
+        ("replicate", {"resolution": "4K"}, 8 * 600),
+        ("gemini", {"parameters": {"resolution": "8k"}}, None),
+        ("replicate", {"generate_audio": False}, 8 * 200),
+        ("gemini", {"parameters": {"generateAudio": False}}, 8 * 200),
+        ("replicate", {"generate_audio": True}, 8 * 400),
+        ("replicate", {"generate_audio": False, "resolution": "4k"}, None),
+        # A provider passes over what it does not know, so that it decides no price.
+        ("replicate", {"generateAudio": False, "durationSeconds": 1}, 8 * 400),
+        ("replicate", {"parameters": {"duration": 1, "generate_audio": False}}, 8 * 400),
+        ("google-vertex", {"durationSeconds": 1, "generateAudio": False}, 8 * 400),
+        ("google-vertex", {"parameters": {"generateAudio": True, "generate_audio": False}}, 3200),
+        ("replicate", {"durationSeconds": 1, "duration": 8}, 8 * 400),
+        ("gemini", {"parameters": "none"}, 8 * 400),
     ],
 )
 def test_a_native_input_is_priced_by_what_it_asks_for(
-    fields: dict[str, Any], wanted: int | None
+    provider: str, fields: dict[str, Any], wanted: int | None
 ) -> None:
     """A resolution that the list leaves out has no price: credits refuse it."""
-    assert cost(native(**fields).with_traits(VIDEO), BY_SECOND) == wanted
+    work = native(**fields).with_traits(VIDEO)
+    assert cost(work, BY_SECOND, provider=provider) == wanted
 
 
 def test_images_cost_their_number() -> None:
