@@ -14,6 +14,7 @@ before which the process may be stopped for any time.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import ipaddress
@@ -229,30 +230,55 @@ class AiohttpTransport:
         """
         Send a request and give its answer; see the port.
         """
-        assert self._connector is not None, "the transport is open"
         progress = _Progress()
         url = URL(request.url, encoded=True)
-        timeout = aiohttp.ClientTimeout(connect=min(CONNECT_SECONDS_MAX, head_seconds))
+        connection = None
         try:
-            # The connector reads no more of a request than its place.
-            connection = await self._connector.connect(_Place(url), [], timeout)  # type: ignore[arg-type]
-        except _FAULTS as fault:
-            raise _failure(fault, progress) from None
-        try:
-            message, payload = await _exchange(
-                connection,
-                _written(request, url),
-                may_send,
-                progress,
-                head_seconds=head_seconds,
-                idle_seconds=idle_seconds,
-            )
+            try:
+                async with asyncio.timeout(head_seconds):
+                    connection = await self._connect(url, min(CONNECT_SECONDS_MAX, head_seconds))
+                    message, payload = await _exchange(
+                        connection,
+                        _written(request, url),
+                        may_send,
+                        progress,
+                        idle_seconds=idle_seconds,
+                    )
+            except _FAULTS as fault:
+                raise _failure(fault, progress) from None
             yield _Answer(message, payload, progress, body_bytes_max)
         finally:
-            # It goes back to the pool unless something of an answer is still to come.
-            if progress.sent and not progress.answered:
-                connection.close()
-            connection.release()
+            if connection is not None:
+                _let_go(connection, progress)
+
+    async def _connect(self, url: URL, seconds: float) -> Any:
+        """
+        Give a connection, new or pooled, on which nothing waits to be read.
+        """
+        assert self._connector is not None, "the transport is open"
+        timeout = aiohttp.ClientTimeout(connect=seconds)
+        while True:
+            # The connector reads no more of a request than its place.
+            place: Any = _Place(url)
+            connection: Any = await self._connector.connect(place, [], timeout)
+            if not connection.protocol.should_close:
+                return connection
+            # The server said something unasked: it would be taken for the next request's answer.
+            connection.close()
+
+
+def _let_go(connection: Any, progress: _Progress) -> None:
+    """
+    Give a connection back to the pool, unless something of its exchange is still to come.
+    """
+    transport = connection.transport
+    if transport is not None and transport.get_write_buffer_size():
+        # Answered before it was sent: the next request would wait behind what is left.
+        transport.abort()
+        connection.close()
+    elif progress.sent and not progress.answered:
+        connection.close()
+    connection.release()
 
 
 async def _exchange(
@@ -261,7 +287,6 @@ async def _exchange(
     may_send: Callable[[], bool],
     progress: _Progress,
     *,
-    head_seconds: float,
     idle_seconds: float,
 ) -> tuple[RawResponseMessage, aiohttp.StreamReader]:
     """
@@ -269,12 +294,11 @@ async def _exchange(
 
     Raises:
         StaleKeyError: It may not.
-        ProviderError: NETWORK or TIMEOUT.
     """
     protocol = connection.protocol
     protocol.set_response_params(
         read_until_eof=True,
-        read_timeout=head_seconds,
+        read_timeout=None,
         max_line_size=HEADER_BYTES_MAX,
         max_field_size=HEADER_BYTES_MAX,
     )
@@ -284,18 +308,13 @@ async def _exchange(
     progress.sent = True
     connection.transport.write(written)
     status = 0
-    try:
-        # Others may come before the answer (https://www.rfc-editor.org/rfc/rfc9110#section-15.2).
-        while status < HTTP_OK:
-            protocol.start_timeout()
-            message, payload = await protocol.read()
-            status = message.code
-    except _FAULTS as fault:
-        raise _failure(fault, progress) from None
+    # Others may come before the answer (https://www.rfc-editor.org/rfc/rfc9110#section-15.2).
+    while status < HTTP_OK:
+        message, payload = await protocol.read()
+        status = message.code
     progress.answered = True
-    if not payload.is_eof():
-        protocol.read_timeout = idle_seconds
-        protocol.start_timeout()
+    protocol.read_timeout = None if payload.is_eof() else idle_seconds
+    protocol.start_timeout()
     return message, payload
 
 

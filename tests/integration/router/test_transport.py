@@ -117,10 +117,14 @@ class TestLease:
 
 
 async def read(
-    transport: AiohttpTransport, provider: Provider, *, idle_seconds: float = SECONDS
+    transport: AiohttpTransport,
+    provider: Provider,
+    *,
+    bearer: str = "secret",
+    idle_seconds: float = SECONDS,
 ) -> tuple[int, bytes]:
     """Post a body, and give the status and body of the answer."""
-    request = HTTPRequest("POST", provider.address, {"authorization": "Bearer secret"}, b"{}")
+    request = HTTPRequest("POST", provider.address, {"authorization": f"Bearer {bearer}"}, b"{}")
     async with transport.send(
         request, may_send=lambda: True, head_seconds=SECONDS, idle_seconds=idle_seconds
     ) as answer:
@@ -226,3 +230,20 @@ class TestRequests:
         assert f"host: {provider.address.split('/')[2]}" in lines
         assert "content-length: 2" in lines
         assert body == b"{}"
+
+    async def test_a_pooled_connection_carries_nothing_of_the_key_before(
+        self, transport: AiohttpTransport
+    ) -> None:
+        """What an answer to one key wants kept is not sent with another."""
+        cookie = b"HTTP/1.1 200 OK\r\nSet-Cookie: session=first; Path=/\r\n"
+        async with a_provider(cookie + b"Content-Length: 2\r\n\r\nok") as provider:
+            heads = []
+            for bearer in ("first", "second"):
+                provider.arrived = b""
+                await read(transport, provider, bearer=bearer)
+                heads.append(provider.arrived.decode().lower())
+            assert provider.connections == 1
+        assert not any("cookie" in head for head in heads)
+        assert [head.count("authorization:") for head in heads] == [1, 1]
+        assert "authorization: bearer second\r\n" in heads[1]
+        assert "first" not in heads[1]
