@@ -241,7 +241,9 @@ async def keyvault(
                 restoring=Restoring(restore_store, key=await service_keys.open(REVOCATIONS)),
             )
         )
-        yield _spec(config, servicer, access=access, certificates=certificates, clock=clock)
+        yield _spec(
+            config, servicer, feed=feed, access=access, certificates=certificates, clock=clock
+        )
 
 
 def _start_chaining(
@@ -269,6 +271,7 @@ def _spec(
     config: KeyvaultConfig,
     servicer: KeyvaultServicer,
     *,
+    feed: ChangeFeed,
     access: Access,
     certificates: Certificates | None,
     clock: Clock,
@@ -291,6 +294,7 @@ def _spec(
         metrics_listen=config.metrics_listen,
         connection_seconds=config.connection_seconds,
         drain_seconds=config.drain_seconds,
+        on_stop=[feed.close],
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -71,7 +71,7 @@ from services.shared.migrate import check_schema
 from services.shared.paging import PageTokens
 from services.shared.policy_file import load_policy
 from services.shared.postgres import Database
-from services.shared.server import ServerSpec
+from services.shared.server import ServerSpec, Stop
 
 REQUEST_BYTES_MAX = 32 * 1024 * 1024
 MEDIA_BYTES_MAX = 512 * 1024 * 1024
@@ -110,6 +110,7 @@ async def router(config: RouterConfig, *, clock: Clock | None = None) -> AsyncIt
     base_urls = config.provider_base_urls or {}
     dialects = _dialects(config)
     _check_base_urls(base_urls, dialects)
+    on_stop: list[Stop] = []
     async with AsyncExitStack() as stack:
         transport = AiohttpTransport()
         stack.push_async_callback(transport.close)
@@ -173,7 +174,7 @@ async def router(config: RouterConfig, *, clock: Clock | None = None) -> AsyncIt
                     prices=prices,
                     clock=clock,
                 ),
-                jobs=await _jobs(config, engine, caller=caller, stack=stack),
+                jobs=await _jobs(config, engine, caller=caller, stack=stack, on_stop=on_stop),
                 media_bytes=media_bytes,
                 prices=prices,
                 tokens=PageTokens(fingerprint_key.reveal_bytes()),
@@ -192,12 +193,19 @@ async def router(config: RouterConfig, *, clock: Clock | None = None) -> AsyncIt
                 certificates=certificates,
                 drain_seconds=config.drain_seconds,
             )
-            await stack.enter_async_context(listening)
-        yield _spec(config, servicer, access=access, certificates=certificates, clock=clock)
+            on_stop.append(await stack.enter_async_context(listening))
+        yield _spec(
+            config, servicer, access=access, certificates=certificates, clock=clock, on_stop=on_stop
+        )
 
 
 async def _jobs(
-    config: RouterConfig, engine: Engine, *, caller: Caller, stack: AsyncExitStack
+    config: RouterConfig,
+    engine: Engine,
+    *,
+    caller: Caller,
+    stack: AsyncExitStack,
+    on_stop: list[Stop],
 ) -> JobUseCases | None:
     """
     Build what long jobs need; None where there is no database to keep them in.
@@ -240,7 +248,7 @@ async def _jobs(
     )
     stack.push_async_callback(runner.close)
     runner.start()
-    await _listen_for_webhooks(config, store, clock=clock, stack=stack)
+    await _listen_for_webhooks(config, store, clock=clock, stack=stack, on_stop=on_stop)
     read = ReadJobs(store, runner, clock=clock)
     start = StartJob(
         engine,
@@ -255,7 +263,12 @@ async def _jobs(
 
 
 async def _listen_for_webhooks(
-    config: RouterConfig, store: PostgresJobs, *, clock: Clock, stack: AsyncExitStack
+    config: RouterConfig,
+    store: PostgresJobs,
+    *,
+    clock: Clock,
+    stack: AsyncExitStack,
+    on_stop: list[Stop],
 ) -> None:
     """
     Listen for providers' webhooks, if set up.
@@ -281,7 +294,7 @@ async def _listen_for_webhooks(
         certificates=config.certificates(clock=clock),
         drain_seconds=config.drain_seconds,
     )
-    await stack.enter_async_context(listening)
+    on_stop.append(await stack.enter_async_context(listening))
 
 
 def _dialects(config: RouterConfig) -> dict[str, Dialect]:
@@ -312,6 +325,7 @@ def _spec(
     access: Access,
     certificates: Certificates | None,
     clock: Clock,
+    on_stop: Sequence[Stop],
 ) -> ServerSpec:
     def register(server: grpc.aio.Server) -> None:
         router_service_pb2_grpc.add_RouterServiceServicer_to_server(servicer, server)
@@ -332,4 +346,5 @@ def _spec(
         metrics_listen=config.metrics_listen,
         connection_seconds=config.connection_seconds,
         drain_seconds=config.drain_seconds,
+        on_stop=on_stop,
     )

@@ -3,7 +3,8 @@
 A service's process: serve, tell its health, stop gracefully.
 
 On SIGTERM or SIGINT health turns NOT_SERVING and callers leave; then new calls are refused, running
-ones may finish within the drain's bound, and what was opened is closed.
+ones may finish within the drain's bound, and what was opened is closed. What else the process
+serves, such as HTTP, stops at the same time, so that the bound holds for all of it together.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import gc
 import signal
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc.aio
 import uvloop
@@ -29,7 +30,7 @@ from services.shared.serving_config import CONNECTION_SECONDS_DEFAULT
 from services.shared.tls import server_credentials
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from services.shared.boundary import Boundary
     from services.shared.certificates import Certificates
@@ -47,6 +48,9 @@ RECEIVE_FACTOR = 2
 CONNECTION_STREAMS_MAX = 4096
 GC_THRESHOLDS = (200_000, 20, 100)
 EXIT_CONFIG = 78  # EX_CONFIG of sysexits.h
+
+Stop: TypeAlias = "Callable[[], Awaitable[None]]"
+"""Stops something, and returns when it has stopped."""
 
 log = get_logger()
 
@@ -66,6 +70,8 @@ class ServerSpec:
         metrics_listen: Where metrics are served in plain text; None for nowhere.
         connection_seconds: Age at which a caller is asked to connect anew.
         drain_seconds: How long running calls may go on after a stop was asked for.
+        on_stop: Stop what else the process serves, each within the same bound; all begin together
+            with the drain.
     """
 
     listen: str
@@ -77,6 +83,7 @@ class ServerSpec:
     metrics_listen: str | None = None
     connection_seconds: float = CONNECTION_SECONDS_DEFAULT
     drain_seconds: float = DRAIN_SECONDS_DEFAULT
+    on_stop: Sequence[Stop] = ()
 
 
 class RunningServer:
@@ -113,7 +120,8 @@ class RunningServer:
         """Say NOT_SERVING, let running calls finish within the bound, then stop."""
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(min(LEAVE_SECONDS, self._spec.drain_seconds))
-        await self._server.stop(self._spec.drain_seconds)
+        others = (stop() for stop in self._spec.on_stop)
+        await asyncio.gather(self._server.stop(self._spec.drain_seconds), *others)
         if self._health_server is not None:
             await self._health_server.stop(None)
         if self.metrics is not None:

@@ -87,6 +87,17 @@ class TestObjects:
         labels = namespace["metadata"]["labels"]
         assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
 
+    def test_vault_is_given_a_token_that_may_have_others_reviewed(self) -> None:
+        secret = named("production", "Secret", "vault-reviewer")
+        account = secret["metadata"]["annotations"]["kubernetes.io/service-account.name"]
+        assert secret["type"] == "kubernetes.io/service-account-token"
+        found = named("production", "ServiceAccount", account)["metadata"]
+        (binding,) = of_kind("production", "ClusterRoleBinding")
+        assert binding["roleRef"]["name"] == "system:auth-delegator"
+        assert binding["subjects"] == [
+            {"kind": "ServiceAccount", "name": account, "namespace": found["namespace"]}
+        ]
+
     def test_the_demo_needs_nothing_installed_in_the_cluster(self) -> None:
         assert not list(of_kind("demo", *OPERATORS_KINDS))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from deploy.demo import databases
+from deploy.local.suite import SIMULATED_PROVIDERS
 from services.shared.boundary import STREAM_SECONDS_MAX
 from services.shared.config import settings_of
 from tests.support.manifests import OVERLAYS, ROOT, Object, Workload, named, of_kind, workload
@@ -148,6 +150,14 @@ class TestSettings:
             {"namespaceSelector": {"matchLabels": {"ownkey.dev/monitoring": "true"}}}
         ]
 
+    def test_the_demo_sends_no_providers_key_to_the_provider(self) -> None:
+        """Each is simulated, where it is on this machine too."""
+        told = json.loads(environ("demo", "router")["OWNKEY_ROUTER_PROVIDER_BASE_URLS"])
+        simulator = workload("demo", "router").container("simulator")["args"][-1]
+        assert told == {
+            path.partition("/")[0]: f"http://{simulator}/{path}" for path in SIMULATED_PROVIDERS
+        }
+
     def test_production_never_asks_the_demos_own_vault(self) -> None:
         address = "OWNKEY_KEYVAULT_VAULT_ADDRESS"
         demos, ours = (environ(overlay, "keyvault")[address] for overlay in ("demo", "production"))
@@ -223,6 +233,7 @@ class TestDrain:
         assert found.pod["terminationGracePeriodSeconds"] > leaving + drain
 
     @BOTH
-    def test_the_router_outlasts_the_longest_stream(self, overlay: str) -> None:
-        drain = float(environ(overlay, "router")["OWNKEY_ROUTER_DRAIN_SECONDS"])
+    @EACH
+    def test_a_drain_outlasts_the_longest_stream(self, overlay: str, service: str) -> None:
+        drain = float(environ(overlay, service)[f"{prefix(service)}DRAIN_SECONDS"])
         assert drain > STREAM_SECONDS_MAX

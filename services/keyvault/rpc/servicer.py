@@ -325,10 +325,10 @@ class KeyvaultServicer(keyvault_service_pb2_grpc.KeyvaultServiceServicer):
     async def WatchChanges(
         self, request_iterator: AsyncIterator[Any], context: Context
     ) -> AsyncIterator[Any]:
-        """Answers each question with the accounts changed since the last."""
+        """Answers each question with the accounts changed since the last, until a stop."""
         cursor: FeedPosition | None = None
         first = True
-        async for request in request_iterator:
+        while (request := await self._use.feed.question(request_iterator)) is not None:
             if first and request.HasField("start"):
                 cursor = FeedPosition(request.start.lineage, request.start.sequence)
             first = False

@@ -7,18 +7,23 @@ Rules:
    that come while a read runs share the next one.
 2. What was read is kept as a short tail, from which each router's answer is cut.
 3. Another lineage, a position ahead of the head, or one older than the tail means: forget all.
+4. Once a stop is asked for, every router's stream ends: it asks another replica within its lease.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from services.keyvault.usecases.background import start_detached
 from services.keyvault.usecases.ports import FeedPosition, KeyStore
 
 TAIL_MAX = 10_000
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,26 @@ class ChangeFeed:
         self._position: FeedPosition | None = None
         self._floor = 0
         self._tail: deque[tuple[int, str]] = deque()
+        self._waiting: set[asyncio.Future[Any]] = set()
+        self._closed = False
+
+    async def question(self, questions: AsyncIterator[T]) -> T | None:
+        """
+        Return a stream's next question; None once it has no more, or the stream is to end.
+
+        Args:
+            questions: The stream's.
+        """
+        if self._closed:
+            return None
+        asked = asyncio.ensure_future(anext(questions, None))
+        self._waiting.add(asked)
+        try:
+            await asyncio.wait([asked])
+        finally:
+            self._waiting.discard(asked)
+            asked.cancel()
+        return None if asked.cancelled() else asked.result()
 
     async def changes_since(self, cursor: FeedPosition | None) -> Changes:
         """
@@ -70,7 +95,10 @@ class ChangeFeed:
         return self._cut(cursor)
 
     async def close(self) -> None:
-        """Await the reads under way."""
+        """End every stream, and await the reads under way."""
+        self._closed = True
+        for asked in self._waiting:
+            asked.cancel()
         reads = [task for task in (self._running, self._next) if task is not None]
         await asyncio.gather(*reads, return_exceptions=True)
 

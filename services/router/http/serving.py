@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from services.shared.certificates import Certificates
+    from services.shared.server import Stop
 
 HEADER_BYTES_MAX = 16 * 1024
 
@@ -27,15 +28,18 @@ log = get_logger()
 @asynccontextmanager
 async def serving(
     app: web.Application, listen: str, *, certificates: Certificates | None, drain_seconds: float
-) -> AsyncIterator[None]:
+) -> AsyncIterator[Stop]:
     """
-    Serve an application until the end of the context, then let running calls finish.
+    Serve an application until it is stopped, at the latest at the end of the context.
 
     Args:
         app: What to serve.
         listen: `host:port`, checked.
         certificates: What it shows and trusts; plain text without, on loopback only.
         drain_seconds: How long running calls may go on.
+
+    Yields:
+        What stops it: nobody may connect any more, and running calls may finish.
 
     Raises:
         ConfigError: The address cannot be listened on.
@@ -60,6 +64,6 @@ async def serving(
             )
             raise ConfigError([problem]) from fault
         log.info("serving_http", listen=listen, tls=context is not None)
-        yield
+        yield runner.cleanup
     finally:
         await runner.cleanup()

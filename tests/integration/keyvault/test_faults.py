@@ -113,7 +113,7 @@ class TestStart:
 
     async def test_a_newer_database_is_left_alone(self, tmp_path: Path, keyvault_dsn: str) -> None:
         async with database(keyvault_dsn) as connection:
-            await connection.execute("UPDATE schema_version SET version = 9, lowest_code = 9")
+            await connection.execute("UPDATE schema_version SET version = 999, lowest_code = 999")
         config = read_config(write_environ(tmp_path, keyvault_dsn, router_port=1))
         with pytest.raises(ConfigError, match="newer version"):
             async with keyvault(config):

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -34,6 +35,7 @@ PROMISED_SECONDS = 1.0
 WATCHED_SECONDS = 2.0
 """How long after the withdrawal the routers go on trying."""
 APART = timedelta(hours=1)
+ROUTERS = 4
 
 ANNOUNCE = """
 WITH head AS (UPDATE change_head SET sequence = sequence + 1 RETURNING sequence)
@@ -148,6 +150,30 @@ async def test_no_router_begins_on_a_withdrawn_key_a_second_later_whatever_is_cu
         proxy.decide = lambda _: None
         await well.stub.EnableKey(service_pb2.EnableKeyRequest(name=MAIN))
         await routers["cut off"].begins(begun + 1)
+
+
+@pytest.mark.requirement("O7")
+async def test_routers_of_a_keyvault_that_is_stopped_watch_another_one_within_the_second(
+    tmp_path: Path, keyvault_dsn: str
+) -> None:
+    """Each router picks one of the two to watch: some watch the one that is stopped."""
+    async with AsyncExitStack() as stack:
+        stays = await stack.enter_async_context(running_keyvault(tmp_path, keyvault_dsn))
+        await stays.create(key_id="main")
+        async with running_keyvault(tmp_path, keyvault_dsn, DRAIN_SECONDS="600") as leaves:
+            both = replace(stays, address=f"ipv4:{stays.address},{leaves.address}")
+            routers = [
+                await stack.enter_async_context(using(both, SystemClock())) for _ in range(ROUTERS)
+            ]
+            for router in routers:
+                await router.begins()
+
+        await stays.stub.DisableKey(service_pb2.DisableKeyRequest(name=MAIN))
+        since = time.monotonic()
+        await asyncio.sleep(WATCHED_SECONDS)
+
+        assert max(router.begun[-1] for router in routers) - since <= PROMISED_SECONDS
+        assert [router.refused for router in routers] == [0] * ROUTERS
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,13 @@ from services.keyvault.adapters.vault_transit import VaultTransit
 from services.keyvault.errors import KekCause, KekUnavailableError
 from tests.support.clock import ManualClock
 from tests.support.keyvault import OPENAI_KEY, new_request_id, running_keyvault
-from tests.support.token_review import AUDIENCE, NAMESPACE, Cluster, running_cluster
+from tests.support.token_review import (
+    API_AUDIENCE,
+    AUDIENCE,
+    NAMESPACE,
+    Cluster,
+    running_cluster,
+)
 from tests.support.vault_transit import vault_environ, vault_transit
 
 pytestmark = pytest.mark.requirement("K9", "O7")
@@ -60,21 +66,15 @@ async def pod(vault: LocalVault, tmp_path: Path) -> AsyncIterator[Pod]:
         token_file.touch(mode=0o600)
         pod = Pod(cluster, f"kubernetes-{new_request_id()}", token_file)
         pod.project(cluster.issue(SERVICE_ACCOUNT))
-        await asyncio.to_thread(_introduce, vault.admin(), pod)
+        reviewer = cluster.issue("vault-reviewer", API_AUDIENCE)
+        await asyncio.to_thread(_introduce, vault.admin(), pod, reviewer)
         yield pod
         await asyncio.to_thread(vault.admin().sys.disable_auth_method, pod.mount)
 
 
-def _introduce(admin: Any, pod: Pod) -> None:
+def _introduce(admin: Any, pod: Pod, reviewer: str) -> None:
     admin.sys.enable_auth_method("kubernetes", path=pod.mount)
-    admin.write_data(
-        f"auth/{pod.mount}/config",
-        data={
-            "kubernetes_host": pod.cluster.address,
-            "token_reviewer_jwt": pod.cluster.issue("vault"),
-            "disable_local_ca_jwt": True,
-        },
-    )
+    _configure(admin, pod, reviewer)
     admin.write_data(
         f"auth/{pod.mount}/role/{ROLE}",
         data={
@@ -84,6 +84,18 @@ def _introduce(admin: Any, pod: Pod) -> None:
             "token_policies": "keyvault",
             "token_no_default_policy": True,
             "token_ttl": TOKEN_SECONDS,
+        },
+    )
+
+
+def _configure(admin: Any, pod: Pod, reviewer: str) -> None:
+    """Tell Vault where the cluster is, and by which token to ask it; "" asks by the caller's."""
+    admin.write_data(
+        f"auth/{pod.mount}/config",
+        data={
+            "kubernetes_host": pod.cluster.address,
+            "token_reviewer_jwt": reviewer,
+            "disable_local_ca_jwt": True,
         },
     )
 
@@ -175,6 +187,12 @@ class TestRefusals:
     async def test_what_is_no_token(self, vault: LocalVault, pod: Pod) -> None:
         pod.project("no-token")
         await self.denied(vault, pod.method())
+
+    async def test_a_vault_that_has_no_reviewers_token(self, vault: LocalVault, pod: Pod) -> None:
+        """It asks by keyvault's own, which is for Vault and not for the cluster's API."""
+        await asyncio.to_thread(_configure, vault.admin(), pod, "")
+        await self.denied(vault, pod.method())
+        assert pod.cluster.reviewed == 0
 
     async def test_a_token_that_others_may_read(self, vault: LocalVault, pod: Pod) -> None:
         pod.token_file.chmod(0o644)

@@ -4,20 +4,30 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from google.protobuf import duration_pb2
-from ownkey.keyvault.v1 import audit_pb2, key_pb2, resolution_pb2
+from ownkey.keyvault.v1 import (
+    audit_pb2,
+    key_pb2,
+    keyvault_service_pb2_grpc,
+    resolution_pb2,
+)
 from ownkey.keyvault.v1 import keyvault_service_pb2 as service_pb2
 
+from services.shared.channel import open_channel
 from tests.support.keyvault import (
     OPENAI_KEY,
     RunningKeyvault,
     database,
     new_request_id,
     refusal,
+    running_keyvault,
 )
 
 MAIN = "accounts/demo/keys/main"
@@ -39,6 +49,11 @@ class Watch:
         answer = await self._call.read()
         assert answer.nonce == self._nonce
         return answer
+
+    async def ended(self) -> grpc.StatusCode:
+        """Return how it ended, once it has."""
+        code: grpc.StatusCode = await self._call.code()
+        return code
 
 
 async def report(
@@ -146,6 +161,20 @@ class TestWatchChanges:
             await connection.execute("ALTER TABLE change_head RENAME TO elsewhere")
 
         assert (await refusal(watch.ask())).reason == "INTERNAL"
+
+    @pytest.mark.requirement("O7")
+    async def test_a_stop_ends_the_streams_well_long_before_the_drains_bound(
+        self, tmp_path: Path, keyvault_dsn: str
+    ) -> None:
+        async with AsyncExitStack() as stack:
+            async with running_keyvault(tmp_path, keyvault_dsn, DRAIN_SECONDS="600") as vaulted:
+                channel = await stack.enter_async_context(open_channel(vaulted.address))
+                stub = keyvault_service_pb2_grpc.KeyvaultServiceStub(channel)
+                idle, watch = Watch(replace(vaulted, stub=stub)), Watch(replace(vaulted, stub=stub))
+                await watch.ask()
+
+            assert await watch.ended() is grpc.StatusCode.OK
+            assert await idle.ended() is grpc.StatusCode.OK
 
 
 @pytest.mark.requirement("K8", "K13", "O5")
