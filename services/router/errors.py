@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from services.shared.errors import InvalidArgumentError, ServiceError
+from services.shared.errors import InvalidArgumentError, PeerUnavailableError, ServiceError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -134,11 +134,15 @@ class SharedKeysUnavailableError(GenerationError):
     """Keyvault cannot open the product's own shared keys, and credits would have to pay."""
 
 
+class PeerLostError(GenerationError, PeerUnavailableError):
+    """Keyvault or the ledger went away after an attempt was made."""
+
+
 class RequestAbandonedError(GenerationError):
     """The caller left before the end of an earlier run of this request."""
 
 
-class KeyChangedError(ServiceError):
+class KeyChangedError(GenerationError):
     """The key was withdrawn or changed again and again while the request ran."""
 
 

@@ -242,6 +242,7 @@ class TestTable:
 
     def _assert_source_not_allowed(self, status: RichStatus) -> None:
         assert (status.code, status.reason) == (grpc.StatusCode.FAILED_PRECONDITION, NOT_ALLOWED)
+        assert status.metadata["field"] == "source"
         assert status.metadata["source"] == "OWN_KEY"
         assert status.metadata["billing_mode"] == "CREDITS"
         assert "SetBillingMode" in status.message

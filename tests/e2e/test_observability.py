@@ -70,10 +70,15 @@ def new_trace() -> tuple[str, str]:
     return trace_id, f"00-{trace_id}-{secrets.token_hex(8)}-01"
 
 
-def call_of(spans: list[TakenSpan], service: str, rpc: str) -> TakenSpan | None:
-    """The server span of an RPC."""
+def calls_of(spans: list[TakenSpan], service: str, rpc: str) -> list[TakenSpan]:
+    """The server spans of an RPC."""
     name = f"ownkey.{service}.v1.{service.title()}Service/{rpc}"
-    return next((one for one in spans if one.name == name and one.kind == SERVER), None)
+    return [one for one in spans if one.name == name and one.kind == SERVER]
+
+
+def call_of(spans: list[TakenSpan], service: str, rpc: str) -> TakenSpan | None:
+    """The first server span of an RPC."""
+    return next(iter(calls_of(spans, service, rpc)), None)
 
 
 def is_below(spans: list[TakenSpan], lower: TakenSpan, upper: TakenSpan) -> bool:
@@ -319,17 +324,22 @@ class TestLines:
             ("ledger", "BatchAuthorize"),
             ("ledger", "BatchSettle"),
         )
-        # A call's line is written before its span ends.
-        collector.wait(
-            lambda found: all(call_of(found, *call) is not None for call in calls),
-            trace_id=trace_id,
-        )
-        for service, rpc in calls:
-            lines = [
+
+        def lines(service: str, rpc: str) -> list[dict[str, Any]]:
+            return [
                 line
                 for line in lines_of(suite, service)
                 if line.get("trace_id") == trace_id and line["rpc"].endswith(f"/{rpc}")
             ]
-            assert len(lines) == 1, (rpc, lines)
-            assert lines[0]["code"] == "OK"
-            assert lines[0]["identity"] == ("anonymous" if service == "router" else "router")
+
+        # A slow machine's router may resolve twice.
+        collector.wait(
+            lambda found: all(
+                0 < len(calls_of(found, *call)) == len(lines(*call)) for call in calls
+            ),
+            trace_id=trace_id,
+        )
+        for service, rpc in calls:
+            line, *_ = lines(service, rpc)
+            assert line["code"] == "OK"
+            assert line["identity"] == ("anonymous" if service == "router" else "router")

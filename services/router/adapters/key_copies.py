@@ -236,7 +236,7 @@ class KeyCopies(Generic[Keys]):
         if len(self._used) + len(self._unused) >= self._accounts_max:
             if not self._unused:
                 self._used, self._unused = {}, self._used
-            _, dropped = self._unused.popitem()
+            dropped = self._unused.pop(next(iter(self._unused)))
             dropped.watched = False
         self._used[account] = copy
 

@@ -63,6 +63,13 @@ class AttemptRecord:
     charged_nano_credits: int = 0
     http_status: int = 0
 
+    @property
+    def may_be_billed(self) -> bool:
+        """
+        Tell whether the provider charges for it, or may.
+        """
+        return self.billed in (AttemptBilled.YES, AttemptBilled.MAYBE)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceUsed:
@@ -103,7 +110,7 @@ class Receipt:
         """
         total = 0
         for attempt in self.attempts:
-            if attempt.billed in (AttemptBilled.NOT_SENT, AttemptBilled.REFUSED):
+            if not attempt.may_be_billed:
                 continue
             if attempt.cost_nano_usd is None:
                 return None

@@ -170,6 +170,11 @@ class Fitting:
             return None
         if offer.price is None:
             return ExclusionReason.PRICE, f"route.max_price needs a price; {offer.model} has none"
+        if unit := offer.price.unit:
+            detail = (
+                f"is priced by the {unit}, and max_price limits tokens only; leave max_price out"
+            )
+            return ExclusionReason.PRICE, detail
         rates = offer.price.base
         for limit, rate, what in (
             (preferences.max_input_rate, rates.input, "input"),

@@ -160,7 +160,10 @@ def begin_again(progress: Progress, plan: Plan, *, granted: bool) -> Progress:
         without_own_key=plan.without_own_key,
         attempts=progress.attempts + granted,
         keys=progress.keys + granted,
-        on_credits=not plan.own and progress.credits_possible and not refused,
+        # Who pays was decided, and what that payer's attempts used up stays used up.
+        on_credits=progress.credits_possible
+        and not refused
+        and (progress.on_credits or not plan.own),
         ended=refused and not plan.own,
     )
 

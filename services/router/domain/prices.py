@@ -161,6 +161,19 @@ class Price:
     videos: tuple[VideoPrice, ...] = ()
     """By resolution and sound, where video is paid by its length."""
 
+    @property
+    def unit(self) -> str:
+        """
+        Name what is charged beside or in place of tokens; empty where tokens are all.
+        """
+        units = {
+            "image": self.images or self.base.image,
+            "character": self.base.characters,
+            "second of video": self.videos or self.base.media_second,
+            "second of machine time": self.base.machine_second,
+        }
+        return next((unit for unit, charged in units.items() if charged), "")
+
     def for_video(self, resolution: str, *, silent: bool = False) -> Price | None:
         """
         Give the price for one resolution, with or without sound; None where the list leaves it out.

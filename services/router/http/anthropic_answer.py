@@ -17,7 +17,7 @@ from services.router.domain.text import (
     TextDelta,
     ToolCallDelta,
 )
-from services.router.http.telling import http_status, receipt_object
+from services.router.http.telling import failed_attempts, http_status, receipt_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,9 +132,11 @@ class MessageAnswer:
 
     def broken(self, error: ServiceError) -> bytes:
         """
-        Write the failure that ends a stream; the SDK raises it.
+        Write the failure that ends a stream, with its attempts; the SDK raises it.
         """
-        return f"event: error\ndata: {json.dumps(error_body(error))}\n\n".encode()
+        body = error_body(error)
+        body["error"]["attempts"] = failed_attempts(error)
+        return f"event: error\ndata: {json.dumps(body)}\n\n".encode()
 
     def _at(self, event: AnswerEvent) -> dict[str, Any]:
         """

@@ -16,7 +16,7 @@ from services.router.domain.text import (
     TextDelta,
     ToolCallDelta,
 )
-from services.router.http.telling import http_status, receipt_object
+from services.router.http.telling import failed_attempts, http_status, receipt_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -145,9 +145,11 @@ class ChatAnswer:
 
     def broken(self, error: ServiceError) -> bytes:
         """
-        Write the failure that ends a stream; the SDK raises it.
+        Write the failure that ends a stream, with its attempts; the SDK raises it.
         """
-        return _event(error_body(error))
+        body = error_body(error)
+        body["error"]["attempts"] = failed_attempts(error)
+        return _event(body)
 
     def _chunk(self, choices: list[dict[str, Any]], **more: object) -> bytes:
         head = {**self._head, "object": "chat.completion.chunk", "model": self._model}

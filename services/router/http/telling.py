@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from services.router.domain.attempts import AttemptBilled
 from services.router.errors import GenerationError
+from services.router.rpc.mapping_receipt import duration
 from services.router.rpc.status import STATUS_TABLE
 
 if TYPE_CHECKING:
@@ -73,8 +73,8 @@ def failure_headers(error: ServiceError) -> dict[str, str]:
     """
     Give the headers of a failure: the attempts, and whether the SDK may try again by itself.
     """
-    attempts = error.attempts if isinstance(error, GenerationError) else ()
-    billable = any(a.billed in (AttemptBilled.YES, AttemptBilled.MAYBE) for a in attempts)
+    attempts = _attempts_of(error)
+    billable = any(attempt.may_be_billed for attempt in attempts)
     wait = error.retry_after_seconds
     headers = {SHOULD_RETRY: "true" if wait is not None and not billable else "false"}
     if attempts:
@@ -87,9 +87,10 @@ def failure_headers(error: ServiceError) -> dict[str, str]:
 
 def started_headers(started: Started) -> dict[str, str]:
     """
-    Give what stands once an answer has begun.
+    Give what stands once an answer has begun; the attempts are those made before it.
     """
     return {
+        ATTEMPTS: attempts_json(started.attempts),
         "X-Ownkey-Payer": started.payer,
         "X-Ownkey-Provider": started.provider,
         "X-Ownkey-Model": started.model,
@@ -120,7 +121,7 @@ def receipt_object(receipt: Receipt) -> dict[str, Any]:
         "provider": served.provider,
         "model": served.model,
         "fallback": served.fallback,
-        "attempts": [_attempt(attempt) for attempt in receipt.attempts],
+        "attempts": _attempts(receipt.attempts),
         "cost_nano_usd": receipt.cost_nano_usd,
         "charged_nano_credits": receipt.charged_nano_credits,
         "settled": receipt.settled,
@@ -128,11 +129,26 @@ def receipt_object(receipt: Receipt) -> dict[str, Any]:
     }
 
 
+def failed_attempts(error: ServiceError) -> list[dict[str, Any]]:
+    """
+    Give the attempts of a failure for the event that ends a stream.
+    """
+    return _attempts(_attempts_of(error))
+
+
 def attempts_json(attempts: Iterable[AttemptRecord]) -> str:
     """
     Write attempts into one line of ASCII.
     """
-    return json.dumps([_attempt(attempt) for attempt in attempts], separators=(",", ":"))
+    return json.dumps(_attempts(attempts), separators=(",", ":"))
+
+
+def _attempts_of(error: ServiceError) -> tuple[AttemptRecord, ...]:
+    return error.attempts if isinstance(error, GenerationError) else ()
+
+
+def _attempts(attempts: Iterable[AttemptRecord]) -> list[dict[str, Any]]:
+    return [_attempt(attempt) for attempt in attempts]
 
 
 def _attempt(attempt: AttemptRecord) -> dict[str, Any]:
@@ -144,4 +160,6 @@ def _attempt(attempt: AttemptRecord) -> dict[str, Any]:
         "outcome": attempt.outcome,
         "billed": attempt.billed,
         "cost_nano_usd": attempt.cost_nano_usd,
+        # As JSON writes the contract's Duration: "0.250s".
+        "latency": duration(attempt.latency_seconds).ToJsonString(),
     }

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.router.domain.attempts import Receipt
+from services.router.domain.attempts import AttemptRecord, Receipt
 from services.router.domain.catalogue import Catalogue
 from services.router.domain.keys import ResealedKey
 from services.router.domain.media import AnswerEvent
@@ -37,6 +37,8 @@ class Started:
     model: str
     key_hint: str
     fallback: bool
+    attempts: tuple[AttemptRecord, ...] = ()
+    """Those made before the one that serves, in order."""
 
 
 @dataclass(frozen=True, slots=True)

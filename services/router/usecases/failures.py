@@ -13,7 +13,7 @@ from services.router import errors
 from services.router.domain.keys import HealthState
 from services.router.domain.outcomes import Outcome
 from services.router.domain.plan import ExclusionReason, Funding
-from services.shared.errors import DeadlineTooShortError, ServiceError
+from services.shared.errors import DeadlineTooShortError, PeerUnavailableError, ServiceError
 
 if TYPE_CHECKING:
     from services.router.domain.attempts import AttemptRecord
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 CAPACITY_RETRY_SECONDS = 5.0
 KEYVAULT_RETRY_SECONDS = 1.0
+KEY_CHANGED_RETRY_SECONDS = 1.0
 RETRY_SECONDS_MIN = 0.05
 _RETRY_SECONDS: dict[type[errors.GenerationError], float] = {
     errors.RateLimitedError: 1.0,
@@ -113,6 +114,41 @@ def shared_keys_unavailable(attempts: tuple[AttemptRecord, ...]) -> errors.Gener
     )
 
 
+def peer_lost(
+    away: PeerUnavailableError, attempts: tuple[AttemptRecord, ...]
+) -> errors.GenerationError:
+    """
+    Give the error of a request whose peer went away after an attempt was made.
+    """
+    return errors.PeerLostError(
+        f"{away.metadata['peer']} went away while this request ran; {_again(attempts)}",
+        attempts=attempts,
+        metadata=away.metadata,
+        retry_after_seconds=away.retry_after_seconds,
+    )
+
+
+def key_changed(attempts: tuple[AttemptRecord, ...]) -> errors.GenerationError:
+    """
+    Give the error of a request whose key did not stay the same for long enough to be used.
+    """
+    return errors.KeyChangedError(
+        "the key was changed again and again while the request ran, and nothing was sent on it "
+        f"since; {_again(attempts)}",
+        attempts=attempts,
+        retry_after_seconds=KEY_CHANGED_RETRY_SECONDS,
+    )
+
+
+def _again(attempts: tuple[AttemptRecord, ...]) -> str:
+    if any(attempt.may_be_billed for attempt in attempts):
+        return (
+            "a provider may bill an attempt made before, and a repeat under this request id may "
+            "only be told so again: ask under a new one, whose attempts may be billed as well"
+        )
+    return "no attempt was billed: try again shortly with the same request id"
+
+
 def no_candidate(request: Request, plan: Plan, catalogue: Catalogue) -> ServiceError:
     """
     Give the error of a plan without any candidate.
@@ -145,11 +181,11 @@ def no_candidate(request: Request, plan: Plan, catalogue: Catalogue) -> ServiceE
 
 def _cheapest(plan: Plan) -> Offer | None:
     """
-    Name the cheapest offer that the price limit alone leaves out.
+    Name the cheapest offer, of those priced by tokens, that the price limit alone leaves out.
     """
     dear = (e.offer for e in plan.exclusions if e.reason is ExclusionReason.PRICE)
-    priced = [offer for offer in dear if offer is not None and offer.price is not None]
-    return min(priced, key=_rates, default=None)
+    by_tokens = [offer for offer in dear if offer and offer.price and not offer.price.unit]
+    return min(by_tokens, key=_rates, default=None)
 
 
 def _rates(offer: Offer) -> int:

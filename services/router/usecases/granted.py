@@ -36,6 +36,7 @@ from services.shared.logging import get_logger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from services.router.domain.attempts import AttemptRecord
     from services.router.domain.catalogue import Offer
     from services.router.domain.media import AnswerEvent
     from services.router.domain.request import Request
@@ -169,7 +170,8 @@ class GrantedAttempts:
             first_content.append(engine.clock.monotonic() - started)
             self._recovered(candidate)
 
-        sink = _Sink(self._outbox, candidate, grant, begun=begun)
+        before = self._books.attempts
+        sink = _Sink(self._outbox, candidate, grant, before=before, begun=begun)
         renewal = _Renewal(
             self._engine,
             self._books,
@@ -418,6 +420,7 @@ class _Sink:
         candidate: Candidate,
         grant: Grant,
         *,
+        before: tuple[AttemptRecord, ...],
         begun: Callable[[], None],
     ) -> None:
         self._outbox = outbox
@@ -429,6 +432,7 @@ class _Sink:
             model=candidate.offer.model,
             key_hint=candidate.key.hint if own else "",
             fallback=grant.fallback,
+            attempts=before,
         )
 
     async def begin(self) -> None:

@@ -93,6 +93,7 @@ class Run:
             model=served.model,
             key_hint=served.key_hint,
             fallback=served.fallback,
+            attempts=receipt.attempts[:-1],
         )
         await self._outbox.put(started)
         await self._outbox.put(Ended(receipt))

@@ -23,6 +23,7 @@ from services.router.domain.progress import Progress
 from services.router.domain.request import Source
 from services.router.domain.turns import ATTEMPT_SECONDS_MIN
 from services.router.usecases.books import Books
+from services.router.usecases.failures import key_changed, peer_lost
 from services.router.usecases.granted import (
     CallerLeftError,
     GrantedAttempts,
@@ -34,7 +35,7 @@ from services.router.usecases.ports import Claim, Grant, Recorded
 from services.router.usecases.refusals import Wording, after_refusal, fault_of
 from services.router.usecases.request_identity import FINGERPRINT_VERSION, request_fingerprint
 from services.shared import tracing
-from services.shared.errors import DeadlineTooShortError, ServiceError
+from services.shared.errors import DeadlineTooShortError, PeerUnavailableError, ServiceError
 
 if TYPE_CHECKING:
     from services.router.domain.keys import ResealedKey
@@ -127,6 +128,10 @@ class Walk:
             return await self._walk()
         except CallerLeftError:
             raise self._attempts.told or self._abandoned() from None
+        except PeerUnavailableError as away:
+            if not self.books.attempts:
+                raise
+            raise peer_lost(away, self.books.attempts) from None
         finally:
             self._planner.release()
 
@@ -150,7 +155,7 @@ class Walk:
             except (KeyChangedMeanwhileError, PricesChangedError) as changed:
                 replans += 1
                 if replans > REPLANS_MAX:
-                    raise _changed() from None
+                    raise key_changed(self.books.attempts) from None
                 plan = await self._plan(anew=True)
                 granted = isinstance(changed, KeyChangedMeanwhileError)
                 progress = next_step.begin_again(progress, plan, granted=granted)
@@ -290,12 +295,4 @@ def new_claim(engine: Engine, request: Request) -> Claim:
         source=request.source,
         always_use=False,
         operation=request.input.operation,
-    )
-
-
-def _changed() -> ServiceError:
-    return errors.KeyChangedError(
-        "the key was changed again and again while the request ran; nothing was sent on it: try "
-        "again shortly",
-        retry_after_seconds=1.0,
     )

@@ -16,8 +16,10 @@ from deploy.programs import VAULT
 from tests.support.doc_commands import Runner, lines_for
 from tests.support.source import ROOT
 from tests.support.tls import Issuer
+from tests.support.token_review import API_AUDIENCE, Cluster
 
 SCRIPT_SECONDS_MAX = 50
+REVIEWER_IS_SET = "vault read -field=token_reviewer_jwt_set auth/kubernetes/config"
 
 
 @pytest.fixture
@@ -47,10 +49,11 @@ def environ(tmp_path: Path) -> Iterator[dict[str, str]]:
 def test_what_is_shown_sets_up_a_vault(environ: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "deploy").symlink_to(ROOT / "deploy")
     (tmp_path / "cluster-ca.crt").write_bytes(Issuer("cluster").authority.pem)
+    (tmp_path / "reviewer.jwt").write_text(Cluster().issue("vault-reviewer", API_AUDIENCE))
     lines = lines_for(Runner.VAULT)
     assert len(lines) > 1
     done = subprocess.run(
-        ["bash", "-eu", "-o", "pipefail", "-c", "\n".join(lines)],
+        ["bash", "-eu", "-o", "pipefail", "-c", "\n".join([*lines, REVIEWER_IS_SET])],
         cwd=tmp_path,
         env=environ,
         capture_output=True,
@@ -59,3 +62,4 @@ def test_what_is_shown_sets_up_a_vault(environ: dict[str, str], tmp_path: Path) 
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("true")

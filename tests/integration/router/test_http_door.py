@@ -63,6 +63,13 @@ def fail(router: RouterUnderTest, fault: str) -> None:
     router.ledger.mode = "OWN_KEY_ONLY"
 
 
+def put_revoked_before(router: RouterUnderTest, provider: str) -> None:
+    """Let a key that its provider refuses stand before one that serves."""
+    revoked = stored_key("demo", "first", provider, faulty_key(provider, "revoked"), order=1)
+    serving = stored_key("demo", "second", provider, KEYS[provider], order=2)
+    router.keyvault.put("demo", revoked, serving)
+
+
 class TestOpenAI:
     @pytest.mark.requirement("O9", "R1", "R12")
     async def test_a_whole_answer_with_payer_and_attempts_in_its_headers(
@@ -103,6 +110,17 @@ class TestOpenAI:
         assert ends[0].model_extra["ownkey"]["payer"] == "own_key"
         assert chunks[-1].usage is not None
         assert stream.response.headers["x-ownkey-provider"] == "openai"
+        assert stream.response.headers["x-ownkey-attempts"] == "[]"
+
+    @pytest.mark.requirement("O9", "R2", "R11", "R12")
+    async def test_a_stream_s_headers_tell_the_attempts_before_the_one_that_answers(
+        self, router: RouterUnderTest, gpt: openai.AsyncOpenAI
+    ) -> None:
+        put_revoked_before(router, "openai")
+        stream = await gpt.chat.completions.create(model=MINI, messages=HELLO, stream=True)
+        (attempt,) = json.loads(stream.response.headers["x-ownkey-attempts"])
+        assert (attempt["outcome"], attempt["billed"]) == ("invalid_key", "refused")
+        assert [chunk async for chunk in stream]
 
     @pytest.mark.requirement("O9", "R1")
     async def test_tools_and_images_pass_both_ways(self, gpt: openai.AsyncOpenAI) -> None:
@@ -168,6 +186,16 @@ class TestAnthropic:
         assert message.content[0].text == text
         assert message.stop_reason == "end_turn"
         assert message.usage.output_tokens > 0
+
+    @pytest.mark.requirement("O9", "R2", "R11", "R12")
+    async def test_a_stream_s_headers_tell_the_attempts_before_the_one_that_answers(
+        self, router: RouterUnderTest, claude: anthropic.AsyncAnthropic
+    ) -> None:
+        put_revoked_before(router, "anthropic")
+        async with claude.messages.stream(model=HAIKU, max_tokens=50, messages=HELLO) as stream:
+            (attempt,) = json.loads(stream.response.headers["x-ownkey-attempts"])
+            assert await stream.get_final_message()
+        assert (attempt["outcome"], attempt["billed"]) == ("invalid_key", "refused")
 
     @pytest.mark.requirement("O9", "R1")
     async def test_tools_and_images_pass_both_ways(self, claude: anthropic.AsyncAnthropic) -> None:
@@ -291,6 +319,9 @@ class TestFailures:
             async for _ in stream:
                 pass
         assert caught.value.code == "stream_broken"
+        assert isinstance(caught.value.body, dict)
+        (attempt,) = caught.value.body["attempts"]
+        assert attempt["billed"] == "maybe_billed"
 
     @pytest.mark.requirement("O9", "R2", "L9")
     async def test_a_caller_that_leaves_a_stream_is_settled(

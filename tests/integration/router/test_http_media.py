@@ -60,6 +60,7 @@ async def test_sound_comes_as_it_is_made(gpt: openai.AsyncOpenAI) -> None:
         data = b"".join([piece async for piece in answer.iter_bytes()])
         assert answer.headers["content-type"] == "audio/wav"
         assert answer.headers["x-ownkey-provider"] == "openai"
+        assert answer.headers["x-ownkey-attempts"] == "[]"
     assert data == sound("audio/wav", text)
 
 

@@ -47,7 +47,8 @@ async def test_mode_and_source_decide_who_pays(
     router.keyvault.put("demo", key)
     router.ledger.mode = mode
     if isinstance(payer, str):
-        assert (await router.refused(source=source)).reason == payer
+        failure = await router.refused(source=source)
+        assert (failure.reason, failure.metadata["field"]) == (payer, "source")
     else:
         assert (await router.generate(source=source)).receipt.payer == payer
 

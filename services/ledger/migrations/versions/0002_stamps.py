@@ -4,7 +4,8 @@ Accounts are stamped: every write of anything of an account stamps its row with 
 
 Whoever finds the stamp that it wrote itself knows that nothing has changed since. A writer that
 does not know of stamps, such as the version before while replicas are replaced, leaves the stamp
-as it was: then the trigger takes it away.
+as it was: then the trigger takes it away. That version's Renew writes its request alone, which a
+process that kept the file sees when it reads it next: until then it holds an older lease's end.
 """
 
 from __future__ import annotations

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from services.router.domain.catalogue import Catalogue
-from services.router.domain.fitting import TUNING_FIELDS
+from services.router.domain.catalogue import Catalogue, Offer
+from services.router.domain.fitting import TUNING_FIELDS, Fitting
 from services.router.domain.plan import Exclusion, ExclusionReason, Funding, Plan
+from services.router.domain.prices import ImagePrice, Price, Rates, VideoPrice
 from services.router.domain.request import Preferences, TextInput
 from services.router.domain.text import (
     ImagePart,
@@ -26,7 +27,16 @@ from services.router.domain.text import (
     ToolResult,
 )
 from services.router.providers.registry import DIALECTS
-from tests.support.routing import MODEL, account_keys, catalogue, own_key, planned, request
+from tests.support.routing import (
+    MODEL,
+    Lately,
+    account_keys,
+    catalogue,
+    own_key,
+    planned,
+    request,
+    takes_all,
+)
 
 ASKED = Message(Role.USER, (TextPart("Hi"),))
 SHARED = account_keys(own_key("anthropic", account="platform"), account="platform")
@@ -54,6 +64,12 @@ def excluded(laid_out: Plan, reason: ExclusionReason, funding: Funding) -> list[
     return [item for item in found if (item.reason, item.funding) == (reason, funding)]
 
 
+def fitting(preferences: Preferences) -> Fitting:
+    """Fit a request with preferences, of which providers take every parameter."""
+    asked = request(preferences=preferences)
+    return Fitting(asked, catalogue(), takes_all, Lately(), now=0.0)
+
+
 class TestPrices:
     @pytest.mark.requirement("R5", "R6")
     def test_credits_never_pay_for_what_has_no_price(self) -> None:
@@ -75,6 +91,31 @@ class TestPrices:
         assert not laid_out.own
         [found] = excluded(laid_out, ExclusionReason.PRICE, Funding.OWN_KEY)
         assert found.detail == f"route.max_price needs a price; {MODEL} has none"
+
+    @pytest.mark.requirement("R8", "R11")
+    @pytest.mark.parametrize(
+        ("priced", "unit"),
+        [
+            (Price("p", Rates(0, 0, 0, 0, image=1)), "image"),
+            (Price("p", Rates(0, 0, 0, 0), images=(ImagePrice("", "", 1),)), "image"),
+            (Price("p", Rates(0, 0, 0, 0, characters=1)), "character"),
+            (Price("p", Rates(0, 0, 0, 0, media_second=1)), "second of video"),
+            (Price("p", Rates(0, 0, 0, 0), videos=(VideoPrice("", 1),)), "second of video"),
+            (Price("p", Rates(0, 0, 0, 0, machine_second=1)), "second of machine time"),
+        ],
+    )
+    @pytest.mark.parametrize("limit", ["max_input_rate", "max_output_rate"])
+    def test_a_limit_in_tokens_leaves_out_what_is_priced_otherwise(
+        self, priced: Price, unit: str, limit: str
+    ) -> None:
+        """However high the limit: without one, the same offer serves."""
+        offer = Offer("anthropic", MODEL, "claude", priced)
+        limited = Preferences(**{limit: 10**12})  # type: ignore[arg-type]
+        assert fitting(limited).fault(offer) == (
+            ExclusionReason.PRICE,
+            f"is priced by the {unit}, and max_price limits tokens only; leave max_price out",
+        )
+        assert fitting(Preferences()).fault(offer) is None
 
 
 class TestCapabilities:

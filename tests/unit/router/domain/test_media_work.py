@@ -23,9 +23,11 @@ from services.router.domain.operation import Operation
 from services.router.domain.outcomes import Billed, Outcome
 from services.router.domain.plan import Funding
 from services.router.domain.prices import ImagePrice, Price, Rates, cost_nano_usd
+from services.router.domain.request import Preferences
 from services.router.domain.text import Usage
+from services.router.usecases.failures import no_candidate
 from services.shared.config import ConfigError
-from tests.support.routing import PROVIDERS, account_keys, own_key, planned
+from tests.support.routing import PROVIDERS, account_keys, own_key, planned, request
 
 FILE = Path(services.router.__file__).parent / "catalogue.yaml"
 PRICES, NOW = PriceLibrary(), datetime(2026, 11, 21, tzinfo=UTC)
@@ -155,6 +157,33 @@ class TestWork:
         )
         assert "tts" in CATALOGUE.faster_than("openai/tts-1-hd")
         assert "image" in CATALOGUE.faster_than("openai/gpt-image-1.5")
+
+
+@pytest.mark.requirement("R3", "R8", "R11")
+@pytest.mark.parametrize("rate", [1, 10**12])
+@pytest.mark.parametrize(
+    ("work", "model", "unit"),
+    [
+        (ImageInput(prompt="A boat"), "stability/ultra", "image"),
+        (SpeechInput(text="Hi"), "openai/tts-1", "character"),
+    ],
+)
+def test_a_price_limit_in_tokens_leaves_nobody_who_is_paid_otherwise(
+    work: ImageInput | SpeechInput, model: str, unit: str, rate: int
+) -> None:
+    """Neither an own key nor credits: nothing is dearer than the limit unawares."""
+    provider = model.partition("/")[0]
+    shared = account_keys(own_key(provider, account="platform"), account="platform")
+    asked = request(model=model, input=work, preferences=Preferences(max_output_rate=rate))
+    laid_out = planned(
+        asked, keys=account_keys(own_key(provider)), shared=shared, catalogue=CATALOGUE
+    )
+    assert (laid_out.own, laid_out.shared) == ((), ())
+    told = no_candidate(asked, laid_out, CATALOGUE)
+    assert f"{provider}: is priced by the {unit}, and max_price limits tokens only" in told.message
+    assert "relax route.max_price" in told.message
+    assert "route.max_price" in told.metadata["field"].split(",")
+    assert "cheapest_model" not in told.metadata
 
 
 @pytest.mark.requirement("R3", "R10")

@@ -20,6 +20,7 @@ from services.router.domain.text import (
     ToolCallDelta,
     Usage,
 )
+from services.router.errors import StreamBrokenError
 from services.router.http.anthropic_answer import MessageAnswer
 from services.router.http.door import Answer
 from services.router.http.openai_answer import ChatAnswer
@@ -48,7 +49,7 @@ RECEIPT = Receipt(
             key_hint="sk-…1234",
             outcome=OK,
             billed=AttemptBilled.YES,
-            latency_seconds=1.0,
+            latency_seconds=0.25,
             fallback=False,
             usage=Usage(
                 input_tokens=100, output_tokens=20, cached_input_tokens=60, cache_write_tokens=10
@@ -139,4 +140,16 @@ class TestAnthropic:
         assert starts[2]["content_block"]["input"] == {}
         deltas = [e["delta"] for e in events if e["type"] == "content_block_delta"]
         assert {"type": "signature_delta", "signature": "proof"} in deltas
-        assert events[-2]["ownkey"]["attempts"][0]["key_hint"] == "sk-…1234"
+        (attempt,) = events[-2]["ownkey"]["attempts"]
+        assert attempt["key_hint"] == "sk-…1234"
+        assert attempt["latency"] == "0.250s"
+
+
+@pytest.mark.requirement("O9", "R2", "R11")
+@pytest.mark.parametrize(
+    "answer", [ChatAnswer("1", created=5, include_usage=False), MessageAnswer("1")]
+)
+def test_a_stream_that_breaks_off_tells_its_attempts(answer: Answer) -> None:
+    data = answer.broken(StreamBrokenError("broke off", attempts=RECEIPT.attempts)).decode()
+    error = json.loads(data.partition("data: ")[2])["error"]
+    assert [attempt["provider"] for attempt in error["attempts"]] == ["p"]
