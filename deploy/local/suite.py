@@ -46,7 +46,7 @@ METRICS_LISTENERS = tuple(f"{service}_metrics" for service in STORED_IN)
 """Where the services' metrics are read."""
 
 _PLANS_FILE = Path(__file__).parent / "plans.yaml"
-_SIMULATED_PROVIDERS = (
+SIMULATED_PROVIDERS = (
     "amazon-bedrock/{host}",
     "anthropic",
     "azure/{host}",
@@ -358,7 +358,7 @@ class Suite:
 
     def _router_settings(self) -> dict[str, str]:
         simulator = f"http://{self._address(SIMULATOR)}"
-        simulated = {path.partition("/")[0]: f"{simulator}/{path}" for path in _SIMULATED_PROVIDERS}
+        simulated = {path.partition("/")[0]: f"{simulator}/{path}" for path in SIMULATED_PROVIDERS}
         return {
             "KEYVAULT_ADDRESS": self._address("keyvault"),
             "LEDGER_ADDRESS": self._address("ledger"),

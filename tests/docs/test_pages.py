@@ -116,7 +116,7 @@ def check_kubectl(arguments: list[str]) -> None:
     named = {(one["kind"].lower(), one["metadata"]["name"]) for one in made}
     for argument in arguments:
         kind, slash, name = argument.partition("/")
-        if slash and kind in {"deployment", "job", "statefulset"}:
+        if slash and kind in {"deployment", "job", "secret", "statefulset"}:
             assert (kind, name) in named, argument
     if "--selector" in arguments:
         kind, label = arguments[arguments.index("--selector") - 1 :][:3:2]

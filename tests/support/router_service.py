@@ -19,7 +19,7 @@ from deploy.local.processes import free_port
 from services.router.bootstrap import router
 from services.router.config import read_config
 from services.shared.channel import open_channel
-from services.shared.server import start
+from services.shared.server import Stop, start
 from services.shared.status import RichStatus, from_rpc_error
 from simulator.control import key_digest
 from tests.support.router_peers import FakeKeyvault, FakeLedger, peers, write_tokens
@@ -43,6 +43,8 @@ class RouterUnderTest:
     tokens: Path
     http: str
     """Base address of the HTTP door."""
+    stop: Stop
+    """Drains it, as at a SIGTERM."""
 
     def request(self, **fields: Any) -> text_pb2.GenerateTextRequest:
         """Give a request of the account `demo`."""
@@ -161,6 +163,7 @@ async def serve_router(tmp_path: Path, **environ: str) -> AsyncIterator[RouterUn
             simulator=simulator,
             tokens=tmp_path,
             http=f"http://{http}",
+            stop=running.stop,
         )
 
 

@@ -21,6 +21,8 @@ from aiohttp import web
 
 NAMESPACE = "ownkey"
 AUDIENCE = "vault"
+API_AUDIENCE = "https://kubernetes.default.svc"
+"""Who tokens are for that are shown to the API itself."""
 REVIEWS_PATH = "/apis/authentication.k8s.io/v1/tokenreviews"
 
 
@@ -36,16 +38,16 @@ class Cluster:
 
     address: str = ""
     reviewed: int = 0
-    _valid: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Name and uid of the service account, by token."""
+    _valid: dict[str, tuple[str, str, str]] = field(default_factory=dict)
+    """Name and uid of the service account, and the audience, by token."""
 
-    def issue(self, service_account: str) -> str:
-        """Make a token of a service account, valid until it is revoked."""
+    def issue(self, service_account: str, audience: str = AUDIENCE) -> str:
+        """Make a token of a service account for an audience, valid until it is revoked."""
         uid = str(uuid.uuid4())
         claims = {
-            "iss": "https://kubernetes.default.svc",
+            "iss": API_AUDIENCE,
             "sub": _username(service_account),
-            "aud": [AUDIENCE],
+            "aud": [audience],
             "kubernetes.io": {
                 "namespace": NAMESPACE,
                 "serviceaccount": {"name": service_account, "uid": uid},
@@ -55,7 +57,7 @@ class Cluster:
         # Only the cluster can tell whether a token is real, so any signature does.
         parts = [json.dumps(head).encode(), json.dumps(claims).encode(), secrets.token_bytes(256)]
         token = ".".join(base64.urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
-        self._valid[token] = (service_account, uid)
+        self._valid[token] = (service_account, uid, audience)
         return token
 
     def revoke(self, token: str) -> None:
@@ -63,16 +65,20 @@ class Cluster:
         del self._valid[token]
 
     async def review(self, request: web.Request) -> web.Response:
-        """Answer whether a token is real, and whose it is."""
+        """Answer whether a token is real, and whose; 401 to a bearer that is not for the API."""
+        bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        *_, shown_to = self._valid.get(bearer, ("",))
+        if shown_to != API_AUDIENCE:
+            raise web.HTTPUnauthorized
         self.reviewed += 1
         asked: dict[str, Any] = await request.json()
         found = self._valid.get(asked["spec"]["token"])
         status: dict[str, Any] = {"authenticated": False, "error": "the token is not of this place"}
         if found is not None:
-            service_account, uid = found
+            service_account, uid, audience = found
             status = {
                 "authenticated": True,
-                "audiences": [AUDIENCE],
+                "audiences": [audience],
                 "user": {
                     "username": _username(service_account),
                     "uid": uid,
