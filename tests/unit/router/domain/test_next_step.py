@@ -476,6 +476,16 @@ class TestCredits:
         assert isinstance(step, Try)
         assert step.shared is not None
 
+    @pytest.mark.requirement("R7", "R11")
+    def test_by_a_new_plan_credits_stay_the_payer_with_what_they_used_up(self) -> None:
+        limited = failure(Outcome.RATE_LIMITED, retry_after_seconds=5.0)
+        progress, _ = step_after(begin(KEY), limited, funding=CREDITS)
+        progress = dataclasses.replace(progress, maybe_billed=1)
+        anew = next_step.begin_again(progress, planned(keys=account_keys(KEY)), granted=True)
+        step = next_step.decide(anew, now=0.0)
+        assert isinstance(step, Try)
+        assert next_step.granted(anew, step, CREDITS).maybe_billed == 1
+
     @pytest.mark.requirement("R11")
     def test_when_every_shared_key_fails_the_end_is_on_credits(self) -> None:
         progress = begin(shared=1)
